@@ -1,0 +1,103 @@
+"""Every error that medi2i raises on purpose, in one small tree.
+
+    Medi2iError
+    ├── UsageError(ValueError)             the call itself is wrong            exit 2
+    ├── InputError(ValueError)             what was handed in is wrong         exit 3
+    │   ├── MissingFileError(FileNotFoundError)
+    │   ├── FormatError                    not the format it claims to be
+    │   ├── DimensionError                 wrong number or size of dimensions
+    │   ├── GeometryError                  zooms or affine make no sense
+    │   ├── IntensityError                 NaN, Inf, constant, empty
+    │   ├── ContrastError                  unknown, missing or equal contrast
+    │   ├── CohortError                    subjects, splits, tables
+    │   ├── ConfigError                    an unknown key, a wrong type
+    │   └── OutputError(OSError)           exists, read-only, disk full
+    ├── ModelError(ValueError)             weights or model folder are wrong   exit 4
+    └── TrainingError(RuntimeError)        a run that cannot go on             exit 3
+
+Each refines a built-in, so that callers who know nothing of medi2i can still
+catch it. The message names the thing, what was expected, what came and, where
+there is something to do, what to do. ``exit_code`` is what the command line
+returns.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CohortError",
+    "ConfigError",
+    "ContrastError",
+    "DimensionError",
+    "FormatError",
+    "GeometryError",
+    "InputError",
+    "IntensityError",
+    "Medi2iError",
+    "MissingFileError",
+    "ModelError",
+    "OutputError",
+    "TrainingError",
+    "UsageError",
+]
+
+
+class Medi2iError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 3
+
+
+class UsageError(Medi2iError, ValueError):
+    """The call contradicts itself or asks for something that does not exist."""
+
+    exit_code = 2
+
+
+class InputError(Medi2iError, ValueError):
+    """Something that was handed in cannot be used."""
+
+
+class MissingFileError(InputError, FileNotFoundError):
+    """A file or folder is not there, or holds no scan."""
+
+
+class FormatError(InputError):
+    """A file is not what its name or header claims."""
+
+
+class DimensionError(InputError):
+    """A volume or tensor has the wrong number or size of dimensions."""
+
+
+class GeometryError(InputError):
+    """Zooms or affine do not describe a grid in space."""
+
+
+class IntensityError(InputError):
+    """Voxel values that cannot be worked with: NaN, Inf, constant, empty."""
+
+
+class ContrastError(InputError):
+    """A contrast is unknown, missing, or equal to the one it should become."""
+
+
+class CohortError(InputError):
+    """Subjects, splits or tables that do not fit together."""
+
+
+class ConfigError(InputError):
+    """A configuration with an unknown key or a value of the wrong type."""
+
+
+class OutputError(InputError, OSError):
+    """A result cannot be written where it should go."""
+
+
+class ModelError(Medi2iError, ValueError):
+    """A model folder is incomplete, altered, or names a system that is not there."""
+
+    exit_code = 4
+
+
+class TrainingError(Medi2iError, RuntimeError):
+    """A training run that cannot go on."""
