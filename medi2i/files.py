@@ -1,0 +1,163 @@
+"""Files that are either whole or absent, and gzip whose bytes depend on the content alone."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gzip
+import os
+import secrets
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from medi2i.errors import Medi2iError, OutputError
+
+__all__ = ["GZIP_ERRORS", "atomic_write", "check_writable", "gunzip", "gzipped"]
+
+GZIP_ERRORS: tuple[type[Exception], ...] = (EOFError, zlib.error, gzip.BadGzipFile)
+"""What reading from `gunzip` raises on truncated or damaged data."""
+
+_GzipFile: Any = gzip.GzipFile
+_LEVEL = 4
+try:  # several times faster at the same size
+    from isal import igzip, igzip_lib
+except ImportError:
+    pass
+else:
+    _GzipFile, _LEVEL = igzip.GzipFile, 2
+    GZIP_ERRORS = (*GZIP_ERRORS, cast(type[Exception], igzip_lib.IsalError))
+
+
+def gunzip(stream: BinaryIO) -> BinaryIO:
+    """A reader of the inflated bytes of `stream`. Length and checksum are verified at its end."""
+    return cast(BinaryIO, _GzipFile(fileobj=stream, mode="rb"))
+
+
+@contextlib.contextmanager
+def gzipped(stream: BinaryIO) -> Iterator[BinaryIO]:
+    """A writer that deflates into `stream`: no time, no file name, so equal input, equal bytes.
+
+    The bytes also depend on the library: with and without `isal` they differ, and both inflate
+    to the same content.
+
+    >>> import io
+    >>> stream = io.BytesIO()
+    >>> with gzipped(stream) as packed:
+    ...     _ = packed.write(b"voxels")
+    >>> gunzip(io.BytesIO(stream.getvalue())).read()
+    b'voxels'
+    """
+    with _GzipFile("", "wb", compresslevel=_LEVEL, fileobj=stream, mtime=0) as packed:
+        yield cast(BinaryIO, packed)
+
+
+def atomic_write(
+    path: str | Path, write: Callable[[BinaryIO], None], *, overwrite: bool = True
+) -> Path:
+    """Let `write` fill a temporary file beside `path`, then put it in place in one step.
+
+    A reader sees the old file or the whole new one, also after a crash. Missing folders are
+    made. When anything fails, nothing is left behind: no temporary file, no new folder.
+
+    Args:
+        write: called once with the open temporary file; what it raises, except OSError, passes.
+        overwrite: False refuses a `path` that exists.
+
+    Returns:
+        `path` as a Path.
+
+    Raises:
+        OutputError: `path` exists, is a folder, or cannot be written (read-only, disk full).
+    """
+    path = Path(path)
+    made: list[Path] = []
+    temporary: Path | None = None
+    try:
+        _check_target(path, overwrite)
+        _make_folder(path.parent, made)
+        candidate = path.parent / f".medi2i-{secrets.token_hex(8)}.tmp"
+        # O_EXCL and 0o666: never somebody else's file, and the permissions of any new file.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(candidate, flags, 0o666)
+        temporary = candidate
+        with os.fdopen(descriptor, "wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        _check_target(path, overwrite)
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        if isinstance(error, OSError) and not isinstance(error, Medi2iError):
+            raise OutputError(f'"{path}" cannot be written: {_reason(error)}.') from error
+        raise
+    _sync_folder(path.parent)
+    return path
+
+
+def check_writable(path: Path) -> None:
+    """Find out before hours of work whether a file can be put at `path`.
+
+    Raises:
+        OutputError: `path` is a folder, or its folder cannot be made or written to.
+    """
+    _check_target(path, overwrite=True)
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f'"{path}" cannot be written: {_reason(error)}.') from error
+
+
+def _check_target(path: Path, overwrite: bool) -> None:
+    if path.is_dir():
+        raise OutputError(f'"{path}" is a folder; the name of a file was expected.')
+    if not overwrite and os.path.lexists(path):
+        raise OutputError(f'"{path}" exists already; allow overwriting or choose another name.')
+
+
+def _make_folder(folder: Path, made: list[Path]) -> None:
+    """`mkdir -p` that notes in `made` which folders are new."""
+    missing: list[Path] = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for new in reversed(missing):
+        try:
+            new.mkdir()
+        except FileExistsError:  # another process was faster
+            continue
+        made.append(new)
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return "the disk is full"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"the folder or file is read-only or not yours ({error.strerror})"
+    if error.errno == errno.ENOTDIR:
+        return "a part of the path is a file, not a folder"
+    return error.strerror or str(error)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable, where the system can."""
+    if os.name != "posix":
+        return
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
