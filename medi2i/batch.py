@@ -1,0 +1,54 @@
+"""What data hands to systems: the only words that the two share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+__all__ = ["Batch", "Pairing"]
+
+
+class Pairing(Enum):
+    """How the two sides of a batch belong together."""
+
+    PAIRED = "paired"
+    """Same person, same voxel."""
+    UNPAIRED = "unpaired"
+    """Two draws that have nothing to do with each other."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch, intensities in [-1, 1] (a few bright voxels may lie above).
+
+    Attributes:
+        source: (B, C * k, *spatial): C source contrasts of k neighbouring slices each,
+            the slices of the first contrast first. k = 1 for slices and for 3-D patches.
+        target: (B, M, *spatial): M target contrasts of the centre slice, or the 3-D patch.
+        weight: (B, 1, *spatial) in [0, 1]: how much each voxel counts, or None for all alike.
+        source_contrast, target_contrast: (B,) long, positions in the model's list of contrasts
+            where one network serves several; None where the task is fixed.
+        subjects: who is in the batch, for messages.
+    """
+
+    source: Tensor
+    target: Tensor
+    weight: Tensor | None = None
+    source_contrast: Tensor | None = None
+    target_contrast: Tensor | None = None
+    subjects: tuple[str, ...] = ()
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with every tensor on `device`."""
+        moved = {
+            field.name: value.to(device, non_blocking=True)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **moved)
+
+    def __len__(self) -> int:
+        return len(self.source)

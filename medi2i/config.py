@@ -1,0 +1,88 @@
+"""Checking what a person wrote in a configuration: unknown keys, wrong types, nearest names."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from medi2i.errors import ConfigError, MissingFileError
+
+__all__ = ["build", "checked", "read_yaml", "unknown"]
+
+T = TypeVar("T")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        MissingFileError, ConfigError: no such file; not YAML; not a mapping.
+    """
+    if not path.is_file():
+        raise MissingFileError(f'configuration "{path}" does not exist')
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f'"{path}" is not valid YAML: {error}') from error
+    if not isinstance(content, dict):
+        raise ConfigError(f'"{path}" holds {type(content).__name__}; keys and values were expected')
+    return content
+
+
+def build(make: Callable[..., T], given: Mapping[str, Any], *, where: str) -> T:
+    """Call a constructor with checked arguments.
+
+    Args:
+        make: a class whose constructor's annotations say what is allowed; fields that are
+            themselves dataclasses may be given as mappings.
+        given: the arguments by name.
+        where: for messages, e.g. 'training in "run.yaml"'.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest known one), a missing one, a wrong type.
+    """
+    return make(**checked(make, given, where=where))
+
+
+def checked(make: Callable[..., Any], given: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """The arguments of `make`, each converted to its annotated type. See :func:`build`."""
+    signature = inspect.signature(make)
+    init = make if inspect.isfunction(make) else make.__init__  # type: ignore[misc]
+    hints = get_type_hints(init)
+    accepted = [name for name in signature.parameters if name != "self"]
+    result = {}
+    for key, value in given.items():
+        if key not in accepted:
+            raise ConfigError(unknown("key", str(key), accepted, where=where))
+        result[key] = _converted(hints[key], value, f"{key} of {where}")
+    for name, parameter in signature.parameters.items():
+        if parameter.default is inspect.Parameter.empty and name not in result:
+            raise ConfigError(f'{where} lacks the key "{name}"')
+    return result
+
+
+def unknown(kind: str, name: str, known: Iterable[str], *, where: str) -> str:
+    """A sentence that says what is not known and what may have been meant."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f'; did you mean "{near[0]}"?' if near else f"; known are {', '.join(known)}"
+    return f'{where} has the unknown {kind} "{name}"{hint}'
+
+
+def _converted(hint: Any, value: Any, where: str) -> Any:
+    if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+        return build(hint, value, where=where)
+    adapter: TypeAdapter[Any] = TypeAdapter(hint)
+    try:
+        # "3" is no number and true is no 1; a list may become a tuple and 1 a float
+        return adapter.validate_python(value, strict=isinstance(value, str | bool))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ConfigError(f"{where} is {value!r}; {problem['msg']}") from None

@@ -1,0 +1,85 @@
+"""How far a translation is from its reference, voxel by voxel and in structure."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["absolute_error", "squared_error", "structural_dissimilarity"]
+
+
+def absolute_error(predicted: Tensor, reference: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean absolute error; its minimum over constants is the median.
+
+    Args:
+        predicted, reference: (B, C, *spatial).
+        weight: (B, 1, *spatial) in [0, 1], or None for the plain mean.
+    """
+    return _mean((predicted - reference).abs(), weight)
+
+
+def squared_error(predicted: Tensor, reference: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean squared error; its minimum over constants is the mean. Shapes as above."""
+    return _mean((predicted - reference).square(), weight)
+
+
+def structural_dissimilarity(
+    predicted: Tensor,
+    reference: Tensor,
+    weight: Tensor | None = None,
+    *,
+    data_range: float = 2.0,
+    sigma: float = 1.5,
+) -> Tensor:
+    """1 - SSIM, Gaussian window of radius 3.5 sigma (Wang et al. 2004, doi:10.1109/TIP.2003.819861).
+
+    Args:
+        predicted, reference: (B, C, *spatial), two or three spatial axes, each longer than the
+            window (11 voxels for sigma 1.5).
+        weight: (B, 1, *spatial), or None. Voxels whose window leaves the image do not count.
+        data_range: largest minus smallest possible value; 2 for [-1, 1].
+
+    Returns:
+        Scalar in [0, 2]; 0 for identical images.
+    """
+    radius = int(3.5 * sigma + 0.5)
+    predicted, reference = predicted.float(), reference.float()  # variances need the digits
+    channels = predicted.shape[1]
+    moments = torch.cat(
+        [predicted, reference, predicted.square(), reference.square(), predicted * reference],
+        dim=1,
+    )
+    mean_p, mean_r, square_p, square_r, product = _blur(moments, sigma, radius).split(
+        channels, dim=1
+    )
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    covariance = product - mean_p * mean_r
+    variances = square_p - mean_p.square() + square_r - mean_r.square()
+    ssim = ((2 * mean_p * mean_r + c1) * (2 * covariance + c2)) / (
+        (mean_p.square() + mean_r.square() + c1) * (variances + c2)
+    )
+    if weight is not None:
+        inside = (slice(None), slice(None), *[slice(radius, -radius)] * (predicted.dim() - 2))
+        weight = weight[inside]
+    return _mean(1 - ssim, weight)
+
+
+def _mean(error: Tensor, weight: Tensor | None) -> Tensor:
+    if weight is None:
+        return error.mean()
+    return (error * weight).sum() / (weight.sum() * error.shape[1]).clamp_min(1e-6)
+
+
+def _blur(x: Tensor, sigma: float, radius: int) -> Tensor:
+    """Separable Gaussian over the spatial axes, valid part only."""
+    at = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
+    kernel = torch.exp(-0.5 * (at / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    dims, channels = x.dim() - 2, x.shape[1]
+    convolve = functional.conv2d if dims == 2 else functional.conv3d
+    for axis in range(dims):
+        shape = [1, 1, *(len(kernel) if i == axis else 1 for i in range(dims))]
+        separable = kernel.reshape(shape).expand(channels, *shape[1:])
+        x = convolve(x, separable, groups=channels)
+    return x

@@ -1,0 +1,30 @@
+"""The catalogue: every translation system by name. One file is one published method."""
+
+from __future__ import annotations
+
+import difflib
+
+from medi2i.errors import ModelError
+from medi2i.systems.base import Paper, Translator, Turn, frozen
+from medi2i.systems.pix2pix import Pix2pix
+from medi2i.systems.unet import UNetRegression
+
+__all__ = ["SYSTEMS", "Paper", "Translator", "Turn", "frozen", "system_named"]
+
+SYSTEMS: dict[str, type[Translator]] = {
+    "pix2pix": Pix2pix,
+    "unet": UNetRegression,
+}
+
+
+def system_named(name: str) -> type[Translator]:
+    """The class behind a name of the catalogue.
+
+    Raises:
+        ModelError: no such system; the message names the nearest one.
+    """
+    if name not in SYSTEMS:
+        near = difflib.get_close_matches(name, SYSTEMS, n=1)
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+        raise ModelError(f'system "{name}" is not in the catalogue ({", ".join(SYSTEMS)}){hint}')
+    return SYSTEMS[name]
