@@ -1,0 +1,102 @@
+"""Random changes of a training window (torchio): of place for both sides, of looks for the source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import torchio
+
+__all__ = ["Augmentation"]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Probabilities of each change, 0 for never.
+
+    `flip`, `affine` and `elastic` move source and target alike. `bias`, `gamma`, `noise` and
+    `anisotropy` change the source alone: they are what a translator must see through.
+
+    Attributes:
+        flip: mirror left and right.
+        affine: zoom by up to `zoom`, turn by up to `degrees` (about the axial axis for slices).
+        elastic: smooth displacement of up to `displacement` voxels.
+        bias: smooth multiplicative field.
+        gamma: brighter or darker middle tones.
+        noise: Gaussian, up to `noise_level` of the range.
+        anisotropy: coarser along one axis.
+    """
+
+    flip: float = 0.5
+    affine: float = 0.5
+    elastic: float = 0.05
+    bias: float = 0.3
+    gamma: float = 0.5
+    noise: float = 0.3
+    anisotropy: float = 0.2
+    zoom: float = 0.15
+    degrees: float = 15.0
+    displacement: float = 5.0
+    noise_level: float = 0.05
+
+    @classmethod
+    def none(cls) -> Augmentation:
+        """No change at all."""
+        off = ("flip", "affine", "elastic", "bias", "gamma", "noise", "anisotropy")
+        return cls(**dict.fromkeys(off, 0.0))
+
+    @property
+    def active(self) -> bool:
+        """Whether anything can change."""
+        return any(getattr(self, item.name) > 0 for item in fields(self)[:7])
+
+    def __call__(
+        self, source: Tensor, target: Tensor, weight: Tensor, *, seed: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Change one window; the same seed gives the same change.
+
+        Args:
+            source, target, weight: (C, X, Y, Z), intensities in [-1, 1]; a slab is thin in Z.
+            seed: of every random number used.
+        """
+        if not self.active:
+            return source, target, weight
+        import torchio as tio  # two seconds to import
+
+        subject = tio.Subject(
+            source=tio.ScalarImage(tensor=(source + 1) / 2),  # air is 0, as torchio's models want
+            target=tio.ScalarImage(tensor=(target + 1) / 2),
+            weight=tio.ScalarImage(tensor=weight),
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            subject = self._transform(tio, flat=source.shape[3] < 8)(subject)
+        changed: Any = subject
+        return (
+            changed.source.data * 2 - 1,
+            changed.target.data * 2 - 1,
+            changed.weight.data.clamp(0, 1),
+        )
+
+    def _transform(self, tio: Any, *, flat: bool) -> torchio.Transform:
+        """The torchio pipeline; `flat` windows keep to their plane."""
+        turn = (0, 0, 0, 0, -self.degrees, self.degrees) if flat else self.degrees
+        low, high = 1 - self.zoom, 1 + self.zoom
+        zoom = (low, high, low, high, 1, 1) if flat else (low, high)
+        push = (self.displacement, self.displacement, 0 if flat else self.displacement)
+        source = {"include": ["source"]}
+        steps = [
+            (self.flip, tio.RandomFlip(axes=(0,), flip_probability=1.0)),
+            (self.affine, tio.RandomAffine(scales=zoom, degrees=turn, default_pad_value=0.0)),
+            (self.elastic, tio.RandomElasticDeformation(7, push, locked_borders=0)),
+            (self.anisotropy, tio.RandomAnisotropy((0, 1) if flat else (0, 1, 2), (1.5, 3.0), **source)),
+            (self.gamma, tio.RandomGamma((-0.4, 0.4), **source)),
+            (self.bias, tio.RandomBiasField(0.3, **source)),
+            (self.noise, tio.RandomNoise(0, (0, self.noise_level), **source)),
+        ]
+        chosen = [step for chance, step in steps if torch.rand(()) < chance]
+        return tio.Compose(chosen)

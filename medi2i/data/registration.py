@@ -1,0 +1,69 @@
+"""Bringing the contrasts of one person onto one grid, by the transforms that lie beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medi2i.contrasts import Contrast
+from medi2i.data.cohort import Subject
+from medi2i.errors import FormatError
+from medi2i.volume import Volume, load_volume
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+__all__ = ["load_together"]
+
+
+def load_together(subject: Subject, contrasts: Sequence[Contrast]) -> dict[Contrast, Volume]:
+    """Load contrasts of one person, canonical, all on the grid of the first.
+
+    A transform between two contrasts is used where there is one, also its inverse and also over
+    one contrast in between; otherwise their world coordinates are trusted. Equal grids are never
+    interpolated.
+    """
+    first = contrasts[0]
+    reference = load_volume(subject.scans[first]).canonical()
+    together = {first: reference}
+    for contrast in contrasts[1:]:
+        volume = load_volume(subject.scans[contrast]).canonical()
+        together[contrast] = volume.resampled_onto(
+            reference, transform=_transform(subject, contrast, first)
+        )
+    return together
+
+
+def _transform(subject: Subject, moving: Contrast, fixed: Contrast) -> sitk.Transform | None:
+    """From points of `fixed` to points of `moving`, or None."""
+    direct = _step(subject, moving, fixed)
+    if direct is not None or moving == fixed:
+        return direct
+    for between in subject.scans:
+        first, second = _step(subject, between, fixed), _step(subject, moving, between)
+        if first is not None and second is not None:
+            import SimpleITK as sitk
+
+            both = sitk.CompositeTransform(3)  # applies the last added first
+            both.AddTransform(second)
+            both.AddTransform(first)
+            return both
+    return None
+
+
+def _step(subject: Subject, moving: Contrast, fixed: Contrast) -> sitk.Transform | None:
+    path = subject.transforms.get((moving, fixed))
+    if path is not None:
+        return _read(path)
+    path = subject.transforms.get((fixed, moving))
+    return None if path is None else _read(path).GetInverse()
+
+
+def _read(path: Path) -> sitk.Transform:
+    import SimpleITK as sitk
+
+    try:
+        return sitk.ReadTransform(str(path))
+    except RuntimeError as error:
+        raise FormatError(f'"{path}" is not an ITK transform') from error

@@ -1,0 +1,291 @@
+"""One training run from its configuration: the place where data, system and trainer meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from medi2i.batch import Batch
+from medi2i.config import build, read_yaml
+from medi2i.contrasts import Contrast
+from medi2i.data.augment import Augmentation
+from medi2i.data.cohort import Cohort, Subject, find_cohort
+from medi2i.data.pairs import PairedWindows, batches
+from medi2i.data.registration import load_together
+from medi2i.errors import CohortError, ConfigError
+from medi2i.evaluation.protocols import protocol
+from medi2i.figures import three_planes
+from medi2i.files import atomic_write
+from medi2i.inference.translate import choose_device, run_model
+from medi2i.model import Model, build_system, write_model
+from medi2i.systems import Translator
+from medi2i.task import Task, View
+from medi2i.training.distributed import joined
+from medi2i.training.trainer import Plan, Progress, Trainer
+from medi2i.volume import Volume
+
+__all__ = ["Config", "Data", "Validation", "read_config", "run_experiment"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Windows for training. See `data.pairs.PairedWindows`."""
+
+    size: int = 192
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    background: float = 0.1
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Whole volumes of the split "val", scored as a reader of the paper would.
+
+    Attributes:
+        protocol: by name.
+        volumes: of each translation, at most.
+        better: the score that decides which weights are best; higher is better.
+    """
+
+    protocol: str = "brain-3d"
+    volumes: int = 2
+    better: str = "ssim"
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run, as its YAML file says it."""
+
+    system: str
+    task: Task
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    view: View = field(default_factory=View)
+    data: Data = field(default_factory=Data)
+    training: Plan = field(default_factory=Plan)
+    validation: Validation = field(default_factory=Validation)
+    name: str = ""
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_config(path: Path, **changes: Any) -> Config:
+    """Read a run's YAML file.
+
+    Args:
+        path: of the file.
+        changes: values of `training` that replace those in the file, e.g. rounds=100.
+
+    Raises:
+        ConfigError: an unknown key (the nearest known one is named), a wrong type.
+    """
+    content = read_yaml(path)
+    where = f'"{path}"'
+    task = content.get("task")
+    if not isinstance(task, dict):
+        raise ConfigError(f'{where} lacks the key "task" with its sources and targets')
+    task = dict(task)
+    for side in ("sources", "targets"):
+        names = task.get(side)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ConfigError(f"{side} of task of {where} is {names!r}; a list of contrasts is due")
+        task[side] = tuple(Contrast.parse(name) for name in names)
+    given = {k: v for k, v in changes.items() if v is not None}
+    training = {**(content.get("training") or {}), **given}
+    merged = {"name": path.stem, **content, "task": task, "training": training}
+    return build(Config, merged, where=where)
+
+
+def run_experiment(
+    config: Config,
+    roots: Sequence[Path],
+    folder: Path,
+    *,
+    device: str = "auto",
+    cache: Path | None = None,
+    prepared: Callable[[int, int, str], None] | None = None,
+    watch: Callable[[Progress], None] | None = None,
+) -> dict[str, float]:
+    """Train, from the checkpoint in `folder` where there is one.
+
+    Args:
+        config: the run.
+        roots: BIDS folders or tables; the split "train" is trained on, "val" is scored.
+        folder: receives best/ and last/ (model folders), checkpoint.pt, log.csv, samples/ and
+            config.yaml.
+        device: "auto", "cpu" or "cuda".
+        cache: folder that keeps decoded scans between runs.
+        prepared: called while scans are decoded: number done, number in all, name.
+        watch: called after every round.
+
+    Returns:
+        The scores of the last validation; empty where there is no validation split.
+    """
+    where = choose_device(device)
+    cohort = find_cohort(list(roots))
+    plan = config.training
+    view = config.view
+    torch.manual_seed(plan.seed)
+    system = build_system(config.system, config.arguments, config.task, view)
+    supply = PairedWindows(
+        _training_split(cohort),
+        config.task,
+        view,
+        size=config.data.size,
+        augmentation=config.data.augmentation,
+        seed=plan.seed,
+        background=config.data.background,
+        cache=cache,
+    )
+    remember(config, folder)
+    supply.prepare(prepared)
+    with joined(where) as ranks:
+
+        def draw(start: int) -> Iterator[Batch]:
+            return batches(
+                supply,
+                plan.batch_size,
+                start=start,
+                rank=ranks.rank,
+                ranks=ranks.ranks,
+                workers=plan.workers,
+            )
+
+        def model_of(system: Translator) -> Model:
+            return Model(
+                name=config.name,
+                system_name=config.system,
+                arguments=config.arguments,
+                task=config.task,
+                view=view,
+                system=system,
+                card={
+                    **config.card,
+                    "subjects": [subject.name for subject in supply.subjects],
+                    "rounds": int(system.rounds),
+                },
+            )
+
+        cases = validation_cases(cohort, config)
+        trainer = Trainer(
+            system,
+            draw,
+            plan,
+            folder,
+            device=where,
+            ranks=ranks,
+            validate=(
+                (lambda s, played: validate(model_of(s), cases, config, folder, played, device))
+                if cases
+                else None
+            ),
+            keep=lambda s, what: void(write_model(model_of(s), folder / what)),
+            better=config.validation.better,
+            watch=watch,
+        )
+        return trainer.run()
+
+
+def validation_cases(
+    cohort: Cohort, config: Config
+) -> list[tuple[Subject, tuple[Contrast, ...], Contrast]]:
+    """(subject, sources, target) of every translation that is scored."""
+    if not any(subject.split == "val" for subject in cohort):
+        return []
+    held_back = cohort.split("val")
+    cases = []
+    for sources, targets in config.task.pairs():
+        able = [s for s in held_back if all(c in s.scans for c in (*sources, *targets))]
+        for subject in able[: config.validation.volumes]:
+            cases += [(subject, sources, target) for target in targets]
+    return cases
+
+
+def validate(
+    model: Model,
+    cases: Sequence[tuple[Subject, tuple[Contrast, ...], Contrast]],
+    config: Config,
+    folder: Path,
+    played: int,
+    device: str,
+) -> dict[str, float]:
+    """Translate whole volumes, score them, and draw the first of each translation."""
+    judge = protocol(config.validation.protocol)
+    gathered: dict[str, list[float]] = {}
+    drawn: set[str] = set()
+    for subject, sources, target in cases:
+        scans = load_together(subject, (*sources, target))
+        reference = scans.pop(target)
+        result = run_model(model, scans, target, device=device)
+        first = scans[sources[0]]
+        scores = judge.score(
+            result.volume.voxels,
+            reference.voxels,
+            mask=None,
+            spacing=reference.spacing,
+            source=first.voxels,
+        )
+        route = f"{'+'.join(map(str, sources))}-{target}"
+        for name in ("psnr", "ssim", "mae"):
+            value = float(getattr(scores, name))
+            gathered.setdefault(name, []).append(value)
+            gathered.setdefault(f"{route}/{name}", []).append(value)
+        if route not in drawn:
+            drawn.add(route)
+            draw_sample(
+                folder / "samples" / f"round-{played:07d}_{route}.png",
+                [(f"source {sources[0]}", first), (f"synthetic {target}", result.volume),
+                 (f"acquired {target}", reference)],
+            )
+    return {name: sum(values) / len(values) for name, values in gathered.items()}
+
+
+def draw_sample(path: Path, rows: Sequence[tuple[str, Volume]]) -> None:
+    """A PNG of three planes, one row a volume."""
+    picture = three_planes([(title, volume.voxels, volume.spacing) for title, volume in rows])
+    atomic_write(path, lambda stream: picture.save(stream, format="PNG"), overwrite=True)
+
+
+def remember(config: Config, folder: Path) -> None:
+    """Write the configuration beside the run; refuse to go on under another one.
+
+    Raises:
+        ConfigError: the folder holds a run with another configuration.
+    """
+    text = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+    path = folder / "config.yaml"
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise ConfigError(
+            f'"{folder}" holds a run with another configuration (see "{path}"); '
+            "resume it with its own, or choose another folder"
+        )
+    atomic_write(path, lambda stream: void(stream.write(text.encode())), overwrite=True)
+
+
+def void(result: object) -> None:
+    """Forget a result, where a callback must return nothing."""
+    del result
+
+
+def _training_split(cohort: Cohort) -> Cohort:
+    if all(subject.split is None for subject in cohort):
+        return cohort
+    training = cohort.split("train")
+    if not len(training):
+        raise CohortError('no subject is in split "train"')
+    return training
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses and enumerations as plain YAML."""
+    if isinstance(value, Contrast):
+        return str(value)
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,192 @@
+"""A trained translator as one thing: networks, task, view, intensities, card; one folder on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from medi2i.config import build, checked
+from medi2i.contrasts import Contrast
+from medi2i.errors import ConfigError, ModelError
+from medi2i.files import atomic_write
+from medi2i.normalise import Normaliser
+from medi2i.systems import Translator, system_named
+from medi2i.task import Task, View
+
+__all__ = ["Model", "build_system", "read_model", "write_model"]
+
+WEIGHTS, RECORD, CARD = "weights.safetensors", "model.json", "README.md"
+FORMAT = 1
+"""Version of model.json; a reader refuses one that it does not know."""
+
+
+@dataclass
+class Model:
+    """What `translate` needs to know about a network.
+
+    Attributes:
+        name: for people and provenance.
+        system_name: of the catalogue.
+        arguments: the system's constructor arguments.
+        task, view: what it turns into what, and how it looks at a volume.
+        normaliser: how intensities come to [-1, 1]; "none" leaves them alone.
+        system: the networks, in evaluation mode.
+        card: what else is worth knowing: training data, scores, licence, limits.
+        sha256: of the weights file it was read from; "" if it never was in one.
+    """
+
+    name: str
+    system_name: str
+    arguments: Mapping[str, Any]
+    task: Task
+    view: View
+    system: Translator
+    normaliser: Normaliser = "robust"
+    card: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it learned."""
+        return sum(p.numel() for p in self.system.parameters())
+
+    def accepts(self, sources: tuple[Contrast, ...], target: Contrast) -> bool:
+        """Whether it turns these contrasts into that one."""
+        return any(i == sources and target in o for i, o in self.task.pairs())
+
+
+def build_system(name: str, arguments: Mapping[str, Any], task: Task, view: View) -> Translator:
+    """A fresh system of the catalogue for a task and a view.
+
+    What follows from the task and the view (dims, slices, inputs, outputs, conditions) is filled
+    in here and may not be given.
+
+    Raises:
+        ModelError: no such system. ConfigError: an argument that it does not know.
+    """
+    kind = system_named(name)
+    derived = {
+        "dims": view.dims,
+        "slices": view.slices,
+        "inputs": task.inputs,
+        "outputs": task.outputs,
+        "conditions": task.conditions,
+    }
+    given = set(derived) & set(arguments)
+    if given:
+        raise ConfigError(
+            f'arguments of system "{name}" give {", ".join(sorted(given))}, which follow from '
+            "the task and the view: leave them out"
+        )
+    where = f'arguments of system "{name}"'
+    return kind(**checked(kind, {**arguments, **derived}, where=where))
+
+
+def write_model(model: Model, folder: Path) -> Path:
+    """Write weights.safetensors and model.json; each is replaced in one step.
+
+    Returns:
+        The folder.
+    """
+    state = {name: tensor.contiguous() for name, tensor in model.system.state_dict().items()}
+    weights = safetensors.torch.save(state)
+    record = {
+        "format": FORMAT,
+        "name": model.name,
+        "system": model.system_name,
+        "arguments": dict(model.arguments),
+        "task": {
+            "sources": [str(c) for c in model.task.sources],
+            "targets": [str(c) for c in model.task.targets],
+            "on_demand": model.task.on_demand,
+        },
+        "view": asdict(model.view),
+        "normaliser": model.normaliser,
+        "parameters": model.parameters,
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "card": dict(model.card),
+    }
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    atomic_write(folder / WEIGHTS, lambda stream: _put(stream, weights), overwrite=True)
+    atomic_write(folder / RECORD, lambda stream: _put(stream, text.encode()), overwrite=True)
+    return folder
+
+
+def read_model(folder: Path) -> Model:
+    """Read a model folder; the weights must be those that model.json vouches for.
+
+    Raises:
+        ModelError: a file is missing, altered or of an unknown format or system.
+    """
+    record = read_record(folder)
+    try:
+        weights = (folder / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise ModelError(f'model "{folder}" lacks {WEIGHTS}') from error
+    found = hashlib.sha256(weights).hexdigest()
+    if found != record["sha256"]:
+        raise ModelError(
+            f'weights of model "{folder}" have sha256 {found[:12]}..., {RECORD} promises '
+            f"{str(record['sha256'])[:12]}...: the file was altered or cut short; fetch it again"
+        )
+    task = Task(
+        tuple(Contrast.parse(c) for c in record["task"]["sources"]),
+        tuple(Contrast.parse(c) for c in record["task"]["targets"]),
+        record["task"]["on_demand"],
+    )
+    view = build(View, record["view"], where=f'view in "{folder / RECORD}"')
+    try:
+        system = build_system(record["system"], record["arguments"], task, view)
+        system.load_state_dict(safetensors.torch.load(weights), strict=True)
+    except (RuntimeError, SafetensorError, ConfigError) as error:
+        raise ModelError(
+            f'weights of model "{folder}" do not fit system "{record["system"]}": {error}'
+        ) from error
+    return Model(
+        name=record["name"],
+        system_name=record["system"],
+        arguments=record["arguments"],
+        task=task,
+        view=view,
+        system=system.eval(),
+        normaliser=record["normaliser"],
+        card=record["card"],
+        sha256=found,
+    )
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """model.json alone, checked for its keys.
+
+    Raises:
+        ModelError: as :func:`read_model`.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        what = "has no " + RECORD if folder.is_dir() else "does not exist"
+        raise ModelError(f'model folder "{folder}" {what}; {WEIGHTS} and {RECORD} were expected')
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ModelError(f'"{path}" is not valid JSON: {error}') from error
+    wanted = {"format", "name", "system", "arguments", "task", "view", "normaliser", "sha256", "card"}
+    lacking = wanted - set(record) if isinstance(record, dict) else wanted
+    if lacking:
+        raise ModelError(f'"{path}" lacks {", ".join(sorted(lacking))}')
+    if record["format"] != FORMAT:
+        raise ModelError(
+            f'"{path}" has format {record["format"]}; this version of medi2i reads {FORMAT}'
+        )
+    checked_record: dict[str, Any] = record
+    return checked_record
+
+
+def _put(stream: Any, content: bytes) -> None:
+    stream.write(content)

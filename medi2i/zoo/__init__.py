@@ -1,0 +1,70 @@
+"""Models by name: those that ship with medi2i, and any folder that holds one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from medi2i.contrasts import Contrast
+from medi2i.errors import ContrastError, ModelError
+from medi2i.model import Model, read_model, read_record
+
+__all__ = ["find_model", "folder_of", "load_model", "shipped"]
+
+FOLDER = Path(__file__).parent
+
+
+def shipped() -> dict[str, Path]:
+    """Name -> folder of every model that comes with medi2i."""
+    return {record.parent.name: record.parent for record in sorted(FOLDER.glob("*/model.json"))}
+
+
+def folder_of(name_or_folder: str | Path) -> Path:
+    """Where a model lies: a shipped one by name, any other by its path.
+
+    Raises:
+        ModelError: neither a name nor a folder; the message names the nearest name.
+    """
+    known = shipped()
+    folder = Path(name_or_folder)
+    if str(name_or_folder) in known:
+        return known[str(name_or_folder)]
+    if not folder.exists() and len(folder.parts) == 1:
+        near = difflib.get_close_matches(str(name_or_folder), known, n=1)
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+        raise ModelError(
+            f'model "{name_or_folder}" is neither a shipped model '
+            f"({', '.join(known) or 'none'}) nor a folder{hint}"
+        )
+    return folder
+
+
+def load_model(name_or_folder: str | Path) -> Model:
+    """A shipped model by name, or any model folder by path.
+
+    Raises:
+        ModelError: there is none, or it is not a whole, unaltered model.
+    """
+    return read_model(folder_of(name_or_folder))
+
+
+def find_model(sources: Sequence[Contrast], target: Contrast) -> str:
+    """The name of the first shipped model that turns these contrasts into that one.
+
+    Raises:
+        ContrastError: there is none; the message says what there is.
+    """
+    can: list[str] = []
+    for name, folder in shipped().items():
+        task = read_record(folder)["task"]
+        inputs, outputs = task["sources"], task["targets"]
+        one = len(sources) == 1 and task["on_demand"] and str(sources[0]) in inputs
+        same = not task["on_demand"] and [str(c) for c in sources] == inputs
+        if (one or same) and str(target) in outputs:
+            return name
+        can.append(f"{name}: {', '.join(inputs)} -> {', '.join(outputs)}")
+    raise ContrastError(
+        f"no shipped model turns {' + '.join(map(str, sources))} into {target}; there is "
+        f"{'; '.join(can) or 'none'}. Train one, or name one with --model"
+    )
