@@ -1,0 +1,98 @@
+"""The weights that `medi2i translate` uses by itself, from nothing but the data folder.
+
+    python pipelines/train_default.py DATA RUN [--install]
+
+DATA holds openms/, volumes/ and lgg/ (BIDS, the column "split" in each participants.tsv) and
+anatomy/ (label maps at 1 mm). The story: simulate heads from the label maps; train on them and on
+the real training subjects by configs/default.yaml; fit the pointwise baselines to the real
+training subjects; score on the real validation subjects. RUN keeps everything, and a run that was
+stopped goes on. With --install the model replaces the shipped one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import medi2i
+from medi2i.contrasts import Contrast
+from medi2i.data.cohort import find_cohort
+from medi2i.data.registration import load_together
+from medi2i.evaluation import PointwiseMap
+from medi2i.files import atomic_write
+
+HERE = Path(__file__).parent
+SIMULATED = 48
+
+
+def main() -> None:
+    """Run the story."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--install", action="store_true")
+    chosen = parser.parse_args()
+    data, run = chosen.data, chosen.run
+
+    heads = run / "simulated"
+    python(HERE / "simulate_heads.py", data / "anatomy", heads, "--subjects", SIMULATED)
+    roots = [data / "openms", data / "volumes", data / "lgg", heads]
+    command = [arg for root in roots for arg in ("--data", root)]
+    more = ["--resume"] if (run / "training" / "config.yaml").is_file() else []
+    config = HERE.parent / "configs" / "default.yaml"
+    medi2i_("train", config, *command, "-o", run / "training", "--cache", run / "cache", *more)
+
+    model = run / "training" / "last"
+    maps = fit_pointwise(roots[:3], medi2i.load_model(model).task.pairs())
+    text = json.dumps({task: found.as_dict() for task, found in maps.items()}) + "\n"
+    atomic_write(model / "pointwise.json", lambda stream: _put(stream, text))
+    for study in ("volumes", "lgg"):
+        scored = ["--split", "val", "-o", run / f"scores-{study}", "--overwrite"]
+        medi2i_("evaluate", data / study, "--model", model, *scored)
+    if chosen.install:
+        home = Path(medi2i.__file__).parent / "zoo" / "default"
+        for name in ("weights.safetensors", "model.json", "pointwise.json"):
+            shutil.copyfile(model / name, home / name)
+
+
+def fit_pointwise(
+    roots: list[Path], pairs: list[tuple[tuple[Contrast, ...], tuple[Contrast, ...]]]
+) -> dict[str, PointwiseMap]:
+    """For each translation, the best map of intensities alone over the training subjects."""
+    cohort = find_cohort(roots).split("train")
+    maps = {}
+    for (source,), (target,) in pairs:
+        both = []
+        for subject in cohort.having((source, target)):
+            scans = load_together(subject, (source, target))
+            inside = scans[source].voxels > 0
+            both.append(
+                PointwiseMap.of(scans[source].voxels, scans[target].voxels, inside)
+            )
+        total = both[0]
+        for one in both[1:]:
+            total = total + one
+        maps[f"{source}->{target}"] = total
+    return maps
+
+
+def python(script: Path, *arguments: object) -> None:
+    """Run another pipeline."""
+    subprocess.run([sys.executable, str(script), *map(str, arguments)], check=True)  # noqa: S603
+
+
+def medi2i_(*arguments: object) -> None:
+    """Run the command line."""
+    subprocess.run([sys.executable, "-m", "medi2i", *map(str, arguments)], check=True)  # noqa: S603
+
+
+def _put(stream: object, text: str) -> None:
+    stream.write(text.encode())  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    main()
