@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,9 @@ class Batch:
         weight: (B, 1, *spatial) in [0, 1]: how much each voxel counts, or None for all alike.
         source_contrast, target_contrast: (B,) long, positions in the model's list of contrasts
             where one network serves several; None where the task is fixed.
+        every: (B, T, *spatial): all the contrasts that can be asked for, of which `target` is one;
+            None where the task is fixed.
+        known: (B, T) bool: which of `every` were acquired and are not the source itself.
         subjects: who is in the batch, for messages.
     """
 
@@ -39,11 +43,13 @@ class Batch:
     weight: Tensor | None = None
     source_contrast: Tensor | None = None
     target_contrast: Tensor | None = None
+    every: Tensor | None = None
+    known: Tensor | None = None
     subjects: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with every tensor on `device`."""
-        moved = {
+        moved: dict[str, Any] = {
             field.name: value.to(device, non_blocking=True)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)

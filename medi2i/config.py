@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_json
 
 from medi2i.errors import ConfigError, MissingFileError
 
 __all__ = ["build", "checked", "read_yaml", "unknown"]
 
 T = TypeVar("T")
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML reads 1e-3 as a word, as YAML 1.1 had it; here it is the number it looks like."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -28,7 +39,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise MissingFileError(f'configuration "{path}" does not exist')
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f'"{path}" is not valid YAML: {error}') from error
     if not isinstance(content, dict):
@@ -54,7 +65,7 @@ def build(make: Callable[..., T], given: Mapping[str, Any], *, where: str) -> T:
 def checked(make: Callable[..., Any], given: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     """The arguments of `make`, each converted to its annotated type. See :func:`build`."""
     signature = inspect.signature(make)
-    init = make if inspect.isfunction(make) else make.__init__  # type: ignore[misc]
+    init: Any = make if inspect.isfunction(make) else make.__init__
     hints = get_type_hints(init)
     accepted = [name for name in signature.parameters if name != "self"]
     result = {}
@@ -79,10 +90,18 @@ def unknown(kind: str, name: str, known: Iterable[str], *, where: str) -> str:
 def _converted(hint: Any, value: Any, where: str) -> Any:
     if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
         return build(hint, value, where=where)
+    if get_origin(hint) is Mapping and isinstance(value, Mapping):
+        kind = get_args(hint)[1]
+        return {
+            str(key): _converted(kind, item, f"{key} in {where}") for key, item in value.items()
+        }
     adapter: TypeAdapter[Any] = TypeAdapter(hint)
     try:
-        # "3" is no number and true is no 1; a list may become a tuple and 1 a float
-        return adapter.validate_python(value, strict=isinstance(value, str | bool))
+        # By the strict rules for JSON "3" is no number and true is no 1, at any depth, but a list
+        # may become a tuple and 1 a float.
+        return adapter.validate_json(to_json(value), strict=True)
     except ValidationError as error:
         problem = error.errors()[0]
         raise ConfigError(f"{where} is {value!r}; {problem['msg']}") from None
+    except PydanticSerializationError:
+        raise ConfigError(f"{where} is {value!r}, which no configuration can hold") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -17,7 +17,7 @@ from medi2i.data.augment import Augmentation
 from medi2i.data.cohort import Cohort, Subject, find_cohort
 from medi2i.data.pairs import PairedWindows, batches
 from medi2i.data.registration import load_together
-from medi2i.errors import CohortError, ConfigError
+from medi2i.errors import ConfigError
 from medi2i.evaluation.protocols import protocol
 from medi2i.figures import three_planes
 from medi2i.files import atomic_write
@@ -48,12 +48,12 @@ class Validation:
     Attributes:
         protocol: by name.
         volumes: of each translation, at most.
-        better: the score that decides which weights are best; higher is better.
+        better: the score that decides which weights are best.
     """
 
     protocol: str = "brain-3d"
     volumes: int = 2
-    better: str = "ssim"
+    better: Literal["ssim", "psnr"] = "ssim"
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,10 @@ def read_config(path: Path, **changes: Any) -> Config:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ConfigError(f"{side} of task of {where} is {names!r}; a list of contrasts is due")
         task[side] = tuple(Contrast.parse(name) for name in names)
-    given = {k: v for k, v in changes.items() if v is not None}
-    training = {**(content.get("training") or {}), **given}
+    training = content.get("training") or {}
+    if not isinstance(training, dict):
+        raise ConfigError(f"training of {where} is {training!r}; keys and values were expected")
+    training = {**training, **{k: v for k, v in changes.items() if v is not None}}
     merged = {"name": path.stem, **content, "task": task, "training": training}
     return build(Config, merged, where=where)
 
@@ -124,6 +126,7 @@ def run_experiment(
         The scores of the last validation; empty where there is no validation split.
     """
     where = choose_device(device)
+    protocol(config.validation.protocol)  # an unknown name shall not show after hours
     cohort = find_cohort(list(roots))
     plan = config.training
     view = config.view
@@ -142,6 +145,8 @@ def run_experiment(
     remember(config, folder)
     supply.prepare(prepared)
     with joined(where) as ranks:
+        if ranks.rank:
+            torch.manual_seed(plan.seed + ranks.rank)  # each its own dropout; weights come from 0
 
         def draw(start: int) -> Iterator[Batch]:
             return batches(
@@ -183,7 +188,7 @@ def run_experiment(
             ),
             keep=lambda s, what: void(write_model(model_of(s), folder / what)),
             better=config.validation.better,
-            watch=watch,
+            watch=watch if ranks.leads else None,
         )
         return trainer.run()
 
@@ -236,8 +241,11 @@ def validate(
             drawn.add(route)
             draw_sample(
                 folder / "samples" / f"round-{played:07d}_{route}.png",
-                [(f"source {sources[0]}", first), (f"synthetic {target}", result.volume),
-                 (f"acquired {target}", reference)],
+                [
+                    (f"source {sources[0]}", first),
+                    (f"synthetic {target}", result.volume),
+                    (f"acquired {target}", reference),
+                ],
             )
     return {name: sum(values) / len(values) for name, values in gathered.items()}
 
@@ -270,12 +278,8 @@ def void(result: object) -> None:
 
 
 def _training_split(cohort: Cohort) -> Cohort:
-    if all(subject.split is None for subject in cohort):
-        return cohort
-    training = cohort.split("train")
-    if not len(training):
-        raise CohortError('no subject is in split "train"')
-    return training
+    """Everybody where nobody is in a split."""
+    return cohort if all(subject.split is None for subject in cohort) else cohort.split("train")
 
 
 def _plain(value: Any) -> Any:

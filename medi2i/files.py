@@ -7,15 +7,16 @@ import errno
 import gzip
 import os
 import secrets
+import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from medi2i.errors import Medi2iError, OutputError
 
-__all__ = ["GZIP_ERRORS", "atomic_write", "check_writable", "gunzip", "gzipped"]
+__all__ = ["GZIP_ERRORS", "atomic_write", "check_writable", "gunzip", "gzipped", "staging"]
 
 GZIP_ERRORS: tuple[type[Exception], ...] = (EOFError, zlib.error, gzip.BadGzipFile)
 """What reading from `gunzip` raises on truncated or damaged data."""
@@ -88,7 +89,7 @@ def atomic_write(
             stream.flush()
             os.fsync(stream.fileno())
         _check_target(path, overwrite)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException as error:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -118,6 +119,46 @@ def check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise OutputError(f'"{path}" cannot be written: {_reason(error)}.') from error
+
+
+@contextlib.contextmanager
+def staging(folder: Path, names: Sequence[str], *, overwrite: bool = True) -> Iterator[Path]:
+    """A hidden folder in `folder` to make files in that belong together: all appear, or none.
+
+    At the end of the block the named files move up into `folder`, in the order given. When
+    anything fails before, `folder` is as it was, and gone if it was new.
+
+    Args:
+        overwrite: False refuses a name that exists.
+
+    Raises:
+        OutputError: a name exists, is a folder, or cannot be written.
+    """
+    made: list[Path] = []
+    stage: Path | None = None
+    try:
+        _make_folder(folder, made)
+        stage = Path(tempfile.mkdtemp(prefix=".medi2i-", dir=folder))
+        yield stage
+        for name in names:
+            _check_target(folder / name, overwrite)
+        for name in names:
+            (stage / name).replace(folder / name)
+        shutil.rmtree(stage, ignore_errors=True)
+    except BaseException as error:
+        if stage is not None:
+            shutil.rmtree(stage, ignore_errors=True)
+        for new in reversed(made):
+            with contextlib.suppress(OSError):
+                new.rmdir()
+        if isinstance(error, OutputError) and stage is not None:
+            raise OutputError(str(error).replace(str(stage), str(folder))) from error
+        if isinstance(error, OSError) and not isinstance(error, Medi2iError):
+            raise OutputError(
+                f'"{folder / names[0]}" cannot be written: {_reason(error)}.'
+            ) from error
+        raise
+    _sync_folder(folder)
 
 
 def _check_target(path: Path, overwrite: bool) -> None:

@@ -1,4 +1,4 @@
-"""A trained translator as one thing: networks, task, view, intensities, card; one folder on disk."""
+"""A trained translator as one thing: networks, task, view, intensities, card; one folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -20,11 +20,23 @@ from medi2i.normalise import Normaliser
 from medi2i.systems import Translator, system_named
 from medi2i.task import Task, View
 
-__all__ = ["Model", "build_system", "read_model", "write_model"]
+__all__ = ["Model", "build_system", "read_model", "read_record", "read_task", "write_model"]
 
 WEIGHTS, RECORD, CARD = "weights.safetensors", "model.json", "README.md"
 FORMAT = 1
 """Version of model.json; a reader refuses one that it does not know."""
+KEYS: Mapping[str, type] = {
+    "format": int,
+    "name": str,
+    "system": str,
+    "arguments": dict,
+    "task": dict,
+    "view": dict,
+    "normaliser": str,
+    "sha256": str,
+    "card": dict,
+}
+"""What model.json must hold."""
 
 
 @dataclass
@@ -134,18 +146,20 @@ def read_model(folder: Path) -> Model:
     if found != record["sha256"]:
         raise ModelError(
             f'weights of model "{folder}" have sha256 {found[:12]}..., {RECORD} promises '
-            f"{str(record['sha256'])[:12]}...: the file was altered or cut short; fetch it again"
+            f"{record['sha256'][:12]}...: the file was altered or cut short; fetch it again"
         )
-    task = Task(
-        tuple(Contrast.parse(c) for c in record["task"]["sources"]),
-        tuple(Contrast.parse(c) for c in record["task"]["targets"]),
-        record["task"]["on_demand"],
-    )
-    view = build(View, record["view"], where=f'view in "{folder / RECORD}"')
+    where = f'"{folder / RECORD}"'
+    task = _task(record, folder)
     try:
+        view = build(View, record["view"], where=f"view in {where}")
         system = build_system(record["system"], record["arguments"], task, view)
+    except ModelError:
+        raise
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ModelError(f"{where} describes no model that can be built: {error}") from error
+    try:
         system.load_state_dict(safetensors.torch.load(weights), strict=True)
-    except (RuntimeError, SafetensorError, ConfigError) as error:
+    except (RuntimeError, SafetensorError) as error:
         raise ModelError(
             f'weights of model "{folder}" do not fit system "{record["system"]}": {error}'
         ) from error
@@ -162,6 +176,15 @@ def read_model(folder: Path) -> Model:
     )
 
 
+def read_task(folder: Path) -> Task:
+    """The task of a model, without its weights.
+
+    Raises:
+        ModelError: as :func:`read_model`.
+    """
+    return _task(read_record(folder), folder)
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """model.json alone, checked for its keys.
 
@@ -176,16 +199,31 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise ModelError(f'"{path}" is not valid JSON: {error}') from error
-    wanted = {"format", "name", "system", "arguments", "task", "view", "normaliser", "sha256", "card"}
-    lacking = wanted - set(record) if isinstance(record, dict) else wanted
-    if lacking:
-        raise ModelError(f'"{path}" lacks {", ".join(sorted(lacking))}')
-    if record["format"] != FORMAT:
+    if not isinstance(record, dict):
+        raise ModelError(f'"{path}" holds {type(record).__name__}; an object was expected')
+    if record.get("format", FORMAT) != FORMAT:
         raise ModelError(
             f'"{path}" has format {record["format"]}; this version of medi2i reads {FORMAT}'
         )
-    checked_record: dict[str, Any] = record
-    return checked_record
+    if lacking := [key for key in KEYS if key not in record]:
+        raise ModelError(f'"{path}" lacks {", ".join(lacking)}')
+    for key, kind in KEYS.items():
+        if not isinstance(record[key], kind):
+            raise ModelError(f'{key} in "{path}" is {record[key]!r}; {kind.__name__} was expected')
+    if record["normaliser"] not in get_args(Normaliser):
+        raise ModelError(
+            f'normaliser in "{path}" is "{record["normaliser"]}"; '
+            f"{' or '.join(get_args(Normaliser))} was expected"
+        )
+    return record
+
+
+def _task(record: Mapping[str, Any], folder: Path) -> Task:
+    where = f'"{folder / RECORD}"'
+    try:
+        return build(Task, record["task"], where=f"task in {where}")
+    except ValueError as error:  # every error of medi2i that can come is one
+        raise ModelError(f"{where} describes no model that can be built: {error}") from error
 
 
 def _put(stream: Any, content: bytes) -> None:

@@ -36,24 +36,24 @@ def working_shape(
 def resize(volume: Tensor, shape: Sequence[int]) -> Tensor:
     """Resample (C, X, Y, Z) to the given shape over the same extent; smoothed where it shrinks.
 
-    A change in the plane alone is done slice by slice, so that thick slices are not mixed.
+    The plane is done slice by slice and the third axis after it, so that a change in the plane
+    alone does not mix thick slices.
     """
-    if tuple(volume.shape[1:]) == tuple(shape):
-        return volume
-    if volume.shape[3] == shape[2]:
-        slices = volume.permute(3, 0, 1, 2)
-        shrinks = shape[0] < volume.shape[1] or shape[1] < volume.shape[2]
-        slices = functional.interpolate(
-            slices,
-            size=tuple(shape[:2]),
-            mode="bilinear" if shrinks else "bicubic",
-            antialias=shrinks,
-            align_corners=False,
-        )
-        return slices.permute(1, 2, 3, 0).contiguous()
-    factors = [max(1, round(old / new)) for old, new in zip(volume.shape[1:], shape, strict=True)]
-    batch = volume[None]
-    if max(factors) > 1:
-        batch = functional.avg_pool3d(batch, factors, ceil_mode=True, count_include_pad=False)
-    batch = functional.interpolate(batch, size=tuple(shape), mode="trilinear", align_corners=False)
-    return batch[0]
+    x, y, z = shape
+    if tuple(volume.shape[1:3]) != (x, y):
+        volume = _plane(volume.permute(3, 0, 1, 2), (x, y)).permute(1, 2, 3, 0)
+    if volume.shape[3] != z:
+        volume = _plane(volume.permute(1, 0, 2, 3), (volume.shape[2], z)).permute(1, 0, 2, 3)
+    return volume.contiguous()
+
+
+def _plane(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) -> (B, C, *size)."""
+    shrinks = size[0] < images.shape[2] or size[1] < images.shape[3]
+    return functional.interpolate(
+        images,
+        size=size,
+        mode="bilinear" if shrinks else "bicubic",
+        antialias=shrinks,
+        align_corners=False,
+    )

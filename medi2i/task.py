@@ -92,6 +92,30 @@ class View:
     overlap: float = 0.5
     spacing: float | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what no volume could be looked at with.
+
+        Raises:
+            UsageError: dims is neither 2 nor 3, an even or misplaced number of slices, an empty
+                patch, an overlap that leaves no step, a spacing that is not positive.
+        """
+        if self.dims not in (2, 3):
+            raise UsageError(
+                f"dims is {self.dims}; 2 (slices and slabs) or 3 (patches) was expected"
+            )
+        if self.slices < 1 or self.slices % 2 != 1 or (self.dims == 3 and self.slices != 1):
+            raise UsageError(
+                f"slices is {self.slices} with dims {self.dims}; an odd number was expected "
+                "in 2-D, 1 in 3-D"
+            )
+        if self.patch < 1 or not 0 <= self.overlap < 1:
+            raise UsageError(
+                f"patch is {self.patch} and overlap {self.overlap:g}; at least one voxel and "
+                "0 <= overlap < 1 were expected"
+            )
+        if self.spacing is not None and not self.spacing > 0:
+            raise UsageError(f"spacing is {self.spacing:g} mm; more than 0 was expected")
+
     def grid(self, shape: Sequence[int]) -> Grid:
         """The windows that cover a volume of this shape (X, Y, Z)."""
         x, y, z = shape

@@ -21,7 +21,6 @@ from pathlib import Path
 import medi2i
 from medi2i.contrasts import Contrast
 from medi2i.data.cohort import find_cohort
-from medi2i.data.registration import load_together
 from medi2i.evaluation import PointwiseMap
 from medi2i.files import atomic_write
 
@@ -47,7 +46,7 @@ def main() -> None:
     medi2i_("train", config, *command, "-o", run / "training", "--cache", run / "cache", *more)
 
     model = run / "training" / "last"
-    maps = fit_pointwise(roots[:3], medi2i.load_model(model).task.pairs())
+    maps = fit_pointwise(roots[:2], medi2i.load_model(model).task.pairs())
     text = json.dumps({task: found.as_dict() for task, found in maps.items()}) + "\n"
     atomic_write(model / "pointwise.json", lambda stream: _put(stream, text))
     for study in ("volumes", "lgg"):
@@ -62,21 +61,20 @@ def main() -> None:
 def fit_pointwise(
     roots: list[Path], pairs: list[tuple[tuple[Contrast, ...], tuple[Contrast, ...]]]
 ) -> dict[str, PointwiseMap]:
-    """For each translation, the best map of intensities alone over the training subjects."""
+    """For each translation, the best map of intensities alone.
+
+    Fitted to the training subjects whose contrasts came on one grid: no resampling, no skull.
+    """
     cohort = find_cohort(roots).split("train")
-    maps = {}
+    maps: dict[str, PointwiseMap] = {}
     for (source,), (target,) in pairs:
-        both = []
         for subject in cohort.having((source, target)):
-            scans = load_together(subject, (source, target))
-            inside = scans[source].voxels > 0
-            both.append(
-                PointwiseMap.of(scans[source].voxels, scans[target].voxels, inside)
-            )
-        total = both[0]
-        for one in both[1:]:
-            total = total + one
-        maps[f"{source}->{target}"] = total
+            one, other = (medi2i.load_volume(subject.scans[c]) for c in (source, target))
+            if one.shape != other.shape:
+                continue
+            fitted = PointwiseMap.of(one.voxels, other.voxels)
+            task = f"{source}->{target}"
+            maps[task] = maps[task] + fitted if task in maps else fitted
     return maps
 
 

@@ -1,15 +1,12 @@
-"""Random changes of a training window (torchio): of place for both sides, of looks for the source."""
+"""Random changes of a window (torchio): of place for both sides, of looks for the source."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    import torchio
 
 __all__ = ["Augmentation"]
 
@@ -73,27 +70,24 @@ class Augmentation:
             weight=tio.ScalarImage(tensor=weight),
         )
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the GPU too
             subject = self._transform(tio, flat=source.shape[3] < 8)(subject)
-        changed: Any = subject
-        return (
-            changed.source.data * 2 - 1,
-            changed.target.data * 2 - 1,
-            changed.weight.data.clamp(0, 1),
-        )
+        source, target, weight = (subject[name].data for name in ("source", "target", "weight"))
+        return source * 2 - 1, target * 2 - 1, weight.clamp(0, 1)
 
-    def _transform(self, tio: Any, *, flat: bool) -> torchio.Transform:
+    def _transform(self, tio: Any, *, flat: bool) -> Any:
         """The torchio pipeline; `flat` windows keep to their plane."""
         turn = (0, 0, 0, 0, -self.degrees, self.degrees) if flat else self.degrees
         low, high = 1 - self.zoom, 1 + self.zoom
         zoom = (low, high, low, high, 1, 1) if flat else (low, high)
         push = (self.displacement, self.displacement, 0 if flat else self.displacement)
+        axes = (0, 1) if flat else (0, 1, 2)
         source = {"include": ["source"]}
         steps = [
             (self.flip, tio.RandomFlip(axes=(0,), flip_probability=1.0)),
             (self.affine, tio.RandomAffine(scales=zoom, degrees=turn, default_pad_value=0.0)),
             (self.elastic, tio.RandomElasticDeformation(7, push, locked_borders=0)),
-            (self.anisotropy, tio.RandomAnisotropy((0, 1) if flat else (0, 1, 2), (1.5, 3.0), **source)),
+            (self.anisotropy, tio.RandomAnisotropy(axes, (1.5, 3.0), **source)),
             (self.gamma, tio.RandomGamma((-0.4, 0.4), **source)),
             (self.bias, tio.RandomBiasField(0.3, **source)),
             (self.noise, tio.RandomNoise(0, (0, self.noise_level), **source)),

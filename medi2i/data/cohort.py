@@ -13,7 +13,9 @@ from medi2i.errors import CohortError, ContrastError, MissingFileError
 
 __all__ = ["Cohort", "Subject", "find_cohort"]
 
-TRANSFORM = re.compile(r"_from-(?P<moving>\w+?)_to-(?P<fixed>\w+?)(_mode-image)?_xfm\.(txt|tfm|mat)$")
+TRANSFORM = re.compile(
+    r"_from-(?P<moving>[\w-]+?)_to-(?P<fixed>[\w-]+?)(_mode-image)?_xfm\.(txt|tfm|mat)$"
+)
 
 
 @dataclass(frozen=True)
@@ -96,24 +98,34 @@ def find_cohort(roots: Path | Sequence[Path]) -> Cohort:
     subjects: list[Subject] = []
     for root in [roots] if isinstance(roots, Path) else roots:
         if not root.exists():
-            raise MissingFileError(f'"{root}" does not exist; a BIDS folder or a table was expected')
+            raise MissingFileError(
+                f'"{root}" does not exist; a BIDS folder or a table was expected'
+            )
         subjects += _from_table(root) if root.is_file() else _from_bids(root)
-    split_of: dict[str, str | None] = {}
+    first: dict[str, Subject] = {}
     for subject in subjects:
-        known = split_of.setdefault(subject.person, subject.split)
-        if known != subject.split:
+        if subject.split is None:
+            continue
+        known = first.setdefault(subject.person, subject)
+        if known.split != subject.split:
             raise CohortError(
-                f'"{subject.person}" is in two splits, "{known}" and "{subject.split}": scores on '
-                "the second would be scores on training data"
+                f'"{subject.person}" is in two splits, "{known.split}" in "{known.study}" and '
+                f'"{subject.split}" in "{subject.study}": scores on one would be scores on '
+                "training data"
             )
     return Cohort(tuple(subjects))
 
 
 def _from_bids(root: Path) -> list[Subject]:
-    splits = {
-        row["participant_id"]: row.get("split") or None
-        for row in _rows(root / "participants.tsv", optional=True)
-    }
+    table = root / "participants.tsv"
+    splits: dict[str, str | None] = {}
+    for row in _rows(table, optional=True):
+        split = row.get("split") or None
+        known = splits.setdefault(row["participant_id"], split)
+        if known != split:
+            raise CohortError(
+                f'"{row["participant_id"]}" is in two splits, "{known}" and "{split}", in "{table}"'
+            )
     subjects = []
     for folder in sorted(root.glob("sub-*/**/anat")):
         parts = folder.relative_to(root).parts[:-1]
@@ -126,7 +138,11 @@ def _from_bids(root: Path) -> list[Subject]:
             person = parts[0]
             subjects.append(
                 Subject(
-                    "_".join(parts), person, scans, splits.get(person), str(root),
+                    "_".join(parts),
+                    person,
+                    scans,
+                    splits.get(person),
+                    str(root),
                     _transforms(folder),
                 )
             )
@@ -166,6 +182,8 @@ def _from_table(path: Path) -> list[Subject]:
                 contrast = Contrast.parse(column)
             except ContrastError:
                 continue  # age, site, ...
+            if contrast in scans:
+                raise CohortError(f'line {number} of "{path}" names two scans as {contrast}')
             scan = path.parent / value
             if not scan.is_file():
                 raise MissingFileError(
@@ -185,6 +203,12 @@ def _from_table(path: Path) -> list[Subject]:
     return subjects
 
 
+def _said(value: str | None) -> str:
+    """What a cell says; "" for BIDS's n/a."""
+    text = (value or "").strip()
+    return "" if text.lower() == "n/a" else text
+
+
 def _rows(path: Path, *, optional: bool = False) -> list[dict[str, str]]:
     if optional and not path.is_file():
         return []
@@ -192,12 +216,13 @@ def _rows(path: Path, *, optional: bool = False) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, delimiter=delimiter)
-            rows = [{k: (v or "").strip() for k, v in row.items() if k} for row in reader]
+            columns = reader.fieldnames or []
+            rows = [{k: _said(v) for k, v in row.items() if k} for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise CohortError(f'"{path}" is not a readable table: {error}') from error
-    if "participant_id" not in (reader.fieldnames or ()):
+    if "participant_id" not in columns:
         raise CohortError(
-            f'"{path}" has the columns {", ".join(reader.fieldnames or ["none"])}; '
+            f'"{path}" has the columns {", ".join(columns) or "none"}; '
             '"participant_id" was expected among them'
         )
     return rows

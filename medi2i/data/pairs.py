@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,9 @@ __all__ = ["PairedWindows", "Sample", "batches"]
 
 AIR = -1.0
 
+Box = tuple[slice, slice, slice | NDArray[np.intp]]
+"""An index into (X, Y, Z); a slab names its slices, because the outermost may be seen twice."""
+
 
 class Sample(NamedTuple):
     """One window of one person; tensors as in `Batch`, without the batch axis."""
@@ -39,6 +43,8 @@ class Sample(NamedTuple):
     weight: Tensor
     source_contrast: int
     target_contrast: int
+    every: Tensor
+    known: Tensor
     subject: str
 
 
@@ -55,12 +61,15 @@ class Prepared:
     heights: NDArray[np.intp]
     """Axial slices that are worth a window."""
     bounds: tuple[tuple[int, int], ...]
-    """First and last but one voxel of tissue along each axis."""
+    """First voxel of tissue along each axis, and the one behind the last."""
 
-    def stack(self, wanted: Sequence[Contrast], box: tuple[slice, ...]) -> Tensor:
-        """(C, *box) float32 of the wanted contrasts."""
-        picked = [self.voxels[self.contrasts.index(contrast)][box] for contrast in wanted]
-        return torch.from_numpy(np.stack(picked).astype(np.float32))
+    def stack(self, wanted: Sequence[Contrast], box: Box) -> Tensor:
+        """(C, *box) float32 of the wanted contrasts; air for those that were not acquired."""
+        stacked = np.full((len(wanted), *self.tissue[box].shape), AIR, np.float32)
+        for place, contrast in enumerate(wanted):
+            if contrast in self.contrasts:
+                stacked[place] = self.voxels[self.contrasts.index(contrast)][box]
+        return torch.from_numpy(stacked)
 
 
 class Route(NamedTuple):
@@ -120,7 +129,13 @@ class PairedWindows(Dataset[Sample]):
         if not self.routes:
             cohort.having(task.contrasts if not task.on_demand else task.pairs()[0][0])
             raise CohortError(f"no subject has both ends of any translation of {task}")
-        self._prepared: dict[Subject | str, Prepared] = {}
+        taught = {c for route in self.routes for c in (*route.inputs, *route.outputs)}
+        if untaught := [c for c in task.contrasts if c not in taught]:
+            raise CohortError(
+                f"no subject has {' or '.join(map(str, untaught))} beside another contrast of the "
+                f"task ({task}): take it out of the task"
+            )
+        self._prepared: dict[str, Prepared] = {}
 
     @property
     def subjects(self) -> list[Subject]:
@@ -145,46 +160,50 @@ class PairedWindows(Dataset[Sample]):
         person = self._load(able[rng.choice(len(able), p=shares)])
         box, pads = self._place(person, rng)
         source = _padded(person.stack(inputs, box), pads, AIR)
-        target = _padded(person.stack(outputs, box), pads, AIR)
+        asked = self.task.targets if self.task.on_demand else outputs
+        every = _padded(person.stack(asked, box), pads, AIR)
         tissue = _padded(torch.from_numpy(person.tissue[box].astype(np.float32))[None], pads, 0.0)
-        source, target, tissue = self.augmentation(
-            source, target, tissue, seed=int(rng.integers(2**62))
+        source, every, tissue = self.augmentation(
+            source, every, tissue, seed=int(rng.integers(2**62))
         )
         weight = self.background + (1 - self.background) * tissue
         if self.view.dims == 2:  # neighbours become channels, the centre slice is the target
             centre = self.view.slices // 2
             source = source.permute(0, 3, 1, 2).flatten(0, 1)
-            target, weight = target[..., centre], weight[..., centre]
-        chosen = self.task.targets.index(outputs[0]) if self.task.on_demand else 0
+            every, weight = every[..., centre], weight[..., centre]
+        every = every.contiguous()
+        chosen = asked.index(outputs[0]) if self.task.on_demand else 0
         return Sample(
             source.contiguous(),
-            target.contiguous(),
+            every[chosen : chosen + 1] if self.task.on_demand else every,
             weight.contiguous(),
             self.task.sources.index(inputs[0]),
             chosen,
+            every,
+            torch.tensor([c in person.contrasts and c not in inputs for c in asked]),
             person.name,
         )
 
     def _place(
         self, person: Prepared, rng: np.random.Generator
-    ) -> tuple[tuple[slice, ...], list[tuple[int, int]]]:
-        """A random window around tissue: the part inside the volume, and what to pad it with."""
-        if self.view.dims == 2:
-            z = int(rng.choice(person.heights))
-            half = self.view.slices // 2
-            wanted = [(None, self.size), (None, self.size), (z - half, 2 * half + 1)]
-        else:
-            wanted = [(None, self.size)] * 3
-        box, pads = [], []
-        for axis, (start, size) in enumerate(wanted):
-            length = person.tissue.shape[axis]
-            if start is None:
-                low, high = person.bounds[axis]
-                slack = high - low - size  # negative where the window is larger than the head
-                start = low + int(rng.integers(min(0, slack), max(0, slack) + 1))
-            box.append(slice(max(0, start), min(length, start + size)))
-            pads.append((max(0, -start), max(0, start + size - length)))
-        return tuple(box), pads
+    ) -> tuple[Box, list[tuple[int, int]]]:
+        """A random window around tissue: the part inside the volume, and how much air to add."""
+
+        def along(axis: int) -> tuple[slice, tuple[int, int]]:
+            length, size = person.tissue.shape[axis], self.size
+            low, high = person.bounds[axis]
+            slack = high - low - size  # negative where the window is larger than the head
+            start = low + int(rng.integers(min(0, slack), max(0, slack) + 1))
+            inside = slice(max(0, start), min(length, start + size))
+            return inside, (max(0, -start), max(0, start + size - length))
+
+        if self.view.dims == 3:
+            (x, pad_x), (y, pad_y), (z, pad_z) = (along(axis) for axis in range(3))
+            return (x, y, z), [pad_x, pad_y, pad_z]
+        centre, half = int(rng.choice(person.heights)), self.view.slices // 2
+        slab = np.arange(centre - half, centre + half + 1).clip(0, person.tissue.shape[2] - 1)
+        (x, pad_x), (y, pad_y) = along(0), along(1)
+        return (x, y, slab), [pad_x, pad_y, (0, 0)]
 
     def _load(self, subject: Subject) -> Prepared:
         key = "\n".join(str(path) for path in subject.scans.values())
@@ -203,17 +222,13 @@ class PairedWindows(Dataset[Sample]):
                 atomic_write(kept, lambda stream: np.save(stream, voxels))
         tissue = (voxels > AIR + 0.1).any(0)
         heights = np.flatnonzero(tissue.mean((0, 1)) > 0.02)
-        bounds = []
-        for axis in range(3):
-            inside = np.flatnonzero(tissue.any(tuple(a for a in range(3) if a != axis)))
-            bounds.append((int(inside[0]), int(inside[-1]) + 1))
-        if not len(heights):  # a sliver of tissue: any slice will do
-            heights = np.arange(*bounds[2])
-        return Prepared(subject.name, contrasts, voxels, tissue, heights, tuple(bounds))
+        filled = [np.flatnonzero(tissue.any(axis)) for axis in ((1, 2), (0, 2), (0, 1))]
+        bounds = tuple((int(inside[0]), int(inside[-1]) + 1) for inside in filled)
+        if not len(heights):  # a sliver of tissue: any slice of it will do
+            heights = filled[2]
+        return Prepared(subject.name, contrasts, voxels, tissue, heights, bounds)
 
-    def _normalised(
-        self, subject: Subject, contrasts: tuple[Contrast, ...]
-    ) -> NDArray[np.float16]:
+    def _normalised(self, subject: Subject, contrasts: tuple[Contrast, ...]) -> NDArray[np.float16]:
         """(C, X, Y, Z): every contrast on the first one's grid, at the working resolution."""
         volumes = load_together(subject, contrasts)
         reference = volumes[contrasts[0]]
@@ -261,11 +276,12 @@ def batches(
     loader = DataLoader(
         windows,
         batch_sampler=_Endless(numbers),
-        collate_fn=_collate(windows.task.on_demand),
+        collate_fn=partial(_collate, on_demand=windows.task.on_demand),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_one_thread,
+        generator=torch.Generator(),  # else each start draws from the global random numbers
     )
     yield from loader
 
@@ -283,24 +299,22 @@ class _Endless:
 def _shares(able: Sequence[Subject]) -> NDArray[np.float64]:
     """The probability of each subject."""
     sizes = Counter(subject.study for subject in able)
-    weights = np.array([sizes[subject.study] ** -0.5 for subject in able])
-    return weights / weights.sum()
+    weights = np.array([sizes[subject.study] ** -0.5 for subject in able], np.float64)
+    shares: NDArray[np.float64] = weights / weights.sum()
+    return shares
 
 
-def _collate(on_demand: bool) -> Callable[[list[Sample]], Batch]:
-    def collate(samples: list[Sample]) -> Batch:
-        return Batch(
-            source=torch.stack([s.source for s in samples]),
-            target=torch.stack([s.target for s in samples]),
-            weight=torch.stack([s.weight for s in samples]),
-            source_contrast=torch.tensor([s.source_contrast for s in samples]),
-            target_contrast=(
-                torch.tensor([s.target_contrast for s in samples]) if on_demand else None
-            ),
-            subjects=tuple(s.subject for s in samples),
-        )
-
-    return collate
+def _collate(samples: list[Sample], *, on_demand: bool) -> Batch:
+    return Batch(
+        source=torch.stack([s.source for s in samples]),
+        target=torch.stack([s.target for s in samples]),
+        weight=torch.stack([s.weight for s in samples]),
+        source_contrast=torch.tensor([s.source_contrast for s in samples]) if on_demand else None,
+        target_contrast=torch.tensor([s.target_contrast for s in samples]) if on_demand else None,
+        every=torch.stack([s.every for s in samples]) if on_demand else None,
+        known=torch.stack([s.known for s in samples]) if on_demand else None,
+        subjects=tuple(s.subject for s in samples),
+    )
 
 
 def _one_thread(worker: int) -> None:

@@ -21,8 +21,11 @@ def load_together(subject: Subject, contrasts: Sequence[Contrast]) -> dict[Contr
     """Load contrasts of one person, canonical, all on the grid of the first.
 
     A transform between two contrasts is used where there is one, also its inverse and also over
-    one contrast in between; otherwise their world coordinates are trusted. Equal grids are never
+    one contrast in between; otherwise their world coordinates are trusted, and equal grids are not
     interpolated.
+
+    Raises:
+        InputError: a scan cannot be read. FormatError: nor can a transform, or it has no inverse.
     """
     first = contrasts[0]
     reference = load_volume(subject.scans[first]).canonical()
@@ -57,13 +60,22 @@ def _step(subject: Subject, moving: Contrast, fixed: Contrast) -> sitk.Transform
     if path is not None:
         return _read(path)
     path = subject.transforms.get((fixed, moving))
-    return None if path is None else _read(path).GetInverse()
+    return None if path is None else _read(path, inverse=True)
 
 
-def _read(path: Path) -> sitk.Transform:
+def _read(path: Path, *, inverse: bool = False) -> sitk.Transform:
     import SimpleITK as sitk
 
     try:
-        return sitk.ReadTransform(str(path))
+        transform: sitk.Transform = sitk.ReadTransform(str(path))
     except RuntimeError as error:
         raise FormatError(f'"{path}" is not an ITK transform') from error
+    if not inverse:
+        return transform
+    try:
+        inverted: sitk.Transform = transform.GetInverse()
+    except RuntimeError as error:
+        raise FormatError(
+            f'"{path}" has no inverse; a transform the other way was expected beside it'
+        ) from error
+    return inverted

@@ -14,7 +14,7 @@ def absolute_error(predicted: Tensor, reference: Tensor, weight: Tensor | None =
 
     Args:
         predicted, reference: (B, C, *spatial).
-        weight: (B, 1, *spatial) in [0, 1], or None for the plain mean.
+        weight: (B, 1 or C, *spatial) in [0, 1], or None for the plain mean.
     """
     return _mean((predicted - reference).abs(), weight)
 
@@ -32,27 +32,29 @@ def structural_dissimilarity(
     data_range: float = 2.0,
     sigma: float = 1.5,
 ) -> Tensor:
-    """1 - SSIM, Gaussian window of radius 3.5 sigma (Wang et al. 2004, doi:10.1109/TIP.2003.819861).
+    """1 - SSIM, Gaussian window of radius 3.5 sigma.
+
+    Wang et al. 2004, doi:10.1109/TIP.2003.819861.
 
     Args:
         predicted, reference: (B, C, *spatial), two or three spatial axes, each longer than the
             window (11 voxels for sigma 1.5).
-        weight: (B, 1, *spatial), or None. Voxels whose window leaves the image do not count.
+        weight: (B, 1 or C, *spatial), or None. Voxels whose window leaves the image do not count.
         data_range: largest minus smallest possible value; 2 for [-1, 1].
 
     Returns:
         Scalar in [0, 2]; 0 for identical images.
     """
     radius = int(3.5 * sigma + 0.5)
-    predicted, reference = predicted.float(), reference.float()  # variances need the digits
     channels = predicted.shape[1]
-    moments = torch.cat(
-        [predicted, reference, predicted.square(), reference.square(), predicted * reference],
-        dim=1,
-    )
-    mean_p, mean_r, square_p, square_r, product = _blur(moments, sigma, radius).split(
-        channels, dim=1
-    )
+    with torch.autocast(predicted.device.type, enabled=False):  # variances need the digits
+        predicted, reference = predicted.float(), reference.float()
+        moments = torch.cat(
+            [predicted, reference, predicted.square(), reference.square(), predicted * reference],
+            dim=1,
+        )
+        moments = _blur(moments, sigma, radius)
+    mean_p, mean_r, square_p, square_r, product = moments.split(channels, dim=1)
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     covariance = product - mean_p * mean_r
     variances = square_p - mean_p.square() + square_r - mean_r.square()
@@ -68,7 +70,8 @@ def structural_dissimilarity(
 def _mean(error: Tensor, weight: Tensor | None) -> Tensor:
     if weight is None:
         return error.mean()
-    return (error * weight).sum() / (weight.sum() * error.shape[1]).clamp_min(1e-6)
+    weight = weight.expand(error.shape)
+    return (error * weight).sum() / weight.sum().clamp_min(1e-6)
 
 
 def _blur(x: Tensor, sigma: float, radius: int) -> Tensor:

@@ -36,7 +36,13 @@ def check_dims(dims: int) -> None:
 
 
 def conv(
-    dims: int, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0,
+    dims: int,
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    padding: int = 0,
     bias: bool = True,
 ) -> nn.Conv2d | nn.Conv3d:
     """A convolution in `dims` dimensions."""
@@ -45,7 +51,13 @@ def conv(
 
 
 def conv_transpose(
-    dims: int, inputs: int, outputs: int, kernel: int, *, stride: int, padding: int = 0,
+    dims: int,
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    *,
+    stride: int,
+    padding: int = 0,
     bias: bool = True,
 ) -> nn.ConvTranspose2d | nn.ConvTranspose3d:
     """A transposed convolution in `dims` dimensions."""
@@ -99,7 +111,7 @@ class Conditional(nn.Module):
 
 
 def fold(x: Tensor, factor: int) -> Tensor:
-    """(B, C, *spatial) -> (B, C * factor**dims, *spatial / factor): space into channels, nothing lost."""
+    """(B, C, *spatial) -> (B, C * factor**dims, *spatial / factor): space into channels."""
     if factor == 1:
         return x
     if x.dim() == 4:

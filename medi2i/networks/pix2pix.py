@@ -54,12 +54,19 @@ class Pix2pixGenerator(nn.Module):
             outermost, innermost = level == 0, level == depth - 1
             self.down.append(
                 conv(
-                    dims, inputs if outermost else widths[level - 1], wide, 4, stride=2, padding=1,
+                    dims,
+                    inputs if outermost else widths[level - 1],
+                    wide,
+                    4,
+                    stride=2,
+                    padding=1,
                     bias=bias,
                 )
             )
             plain = outermost or innermost  # a 1x1 map has no variance to normalise by
-            self.down_norm.append(norm("none" if plain else kind, dims, wide, affine=kind == "batch"))
+            self.down_norm.append(
+                norm("none" if plain else kind, dims, wide, affine=kind == "batch")
+            )
 
         self.up = nn.ModuleList()
         self.up_norm = nn.ModuleList()
@@ -70,7 +77,12 @@ class Pix2pixGenerator(nn.Module):
             doubled = 1 if innermost or not skip else 2
             self.up.append(
                 conv_transpose(
-                    dims, doubled * widths[level], wide, 4, stride=2, padding=1,
+                    dims,
+                    doubled * widths[level],
+                    wide,
+                    4,
+                    stride=2,
+                    padding=1,
                     bias=bias or outermost,
                 )
             )

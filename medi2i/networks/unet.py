@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medi2i.errors import UsageError
 from medi2i.networks.layers import (
     Conditional,
     Norm,
@@ -33,8 +34,17 @@ class ConvNorm(nn.Module):
     """Convolution 3, normalisation, condition if there is one, LeakyReLU 0.01 if asked."""
 
     def __init__(
-        self, dims: int, inputs: int, outputs: int, *, stride: int = 1, kernel: int = 3,
-        bias: bool = True, kind: Norm = "instance", conditions: int = 0, activation: bool = True,
+        self,
+        dims: int,
+        inputs: int,
+        outputs: int,
+        *,
+        stride: int = 1,
+        kernel: int = 3,
+        bias: bool = True,
+        kind: Norm = "instance",
+        conditions: int = 0,
+        activation: bool = True,
     ) -> None:
         super().__init__()
         self.conv = conv(
@@ -48,7 +58,7 @@ class ConvNorm(nn.Module):
         x = self.norm(self.conv(x))
         if self.condition is not None:
             if condition is None:
-                raise ValueError("this network was built with conditions; none was given")
+                raise UsageError("this network was built with conditions; none was given")
             x = self.condition(x, condition)
         return functional.leaky_relu(x, 0.01, inplace=True) if self.activation else x
 
@@ -57,8 +67,15 @@ class Residual(nn.Module):
     """Two convolutions beside a skip (nnU-Net's BasicBlockD): the identity when fresh."""
 
     def __init__(
-        self, dims: int, inputs: int, outputs: int, *, stride: int = 1, bias: bool = True,
-        kind: Norm = "instance", conditions: int = 0,
+        self,
+        dims: int,
+        inputs: int,
+        outputs: int,
+        *,
+        stride: int = 1,
+        bias: bool = True,
+        kind: Norm = "instance",
+        conditions: int = 0,
     ) -> None:
         super().__init__()
         self.first = ConvNorm(
@@ -142,13 +159,16 @@ class UNet(nn.Module):
         self.multiple = fold_factor * 2 ** (stages - 1)
         volume = fold_factor**dims
 
-        def blocks(
-            style: Encoder, count: int, width_in: int, width_out: int, stride: int
-        ) -> Stage:
+        def blocks(style: Encoder, count: int, width_in: int, width_out: int, stride: int) -> Stage:
             def block(n_in: int, step: int) -> nn.Module:
                 if style == "residual":
                     return Residual(
-                        dims, n_in, width_out, stride=step, bias=bias, kind=kind,
+                        dims,
+                        n_in,
+                        width_out,
+                        stride=step,
+                        bias=bias,
+                        kind=kind,
                         conditions=conditions,
                     )
                 return ConvNorm(

@@ -90,9 +90,9 @@ def procedural_head(
         UsageError: an axis shorter than 4 voxels, a spacing that is not a positive number.
     """
     if len(shape) != 3 or any(int(n) != n or n < 4 for n in shape):
-        raise UsageError(f"shape is {shape}; three whole numbers of at least 4 were expected")
+        raise UsageError(f"shape is {shape}; three whole numbers of at least 4 were expected.")
     if len(spacing) != 3 or any(not (math.isfinite(s) and s > 0) for s in spacing):
-        raise UsageError(f"spacing is {spacing}; three lengths in mm above 0 were expected")
+        raise UsageError(f"spacing is {spacing}; three lengths in mm above 0 were expected.")
 
     person = Person.draw(seed)
     centre = (_CENTRE[0] + person.aside, *_CENTRE[1:])

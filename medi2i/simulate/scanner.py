@@ -43,7 +43,7 @@ def acquire(
         UsageError: a negative noise or bias, another field.
     """
     if noise < 0 or bias < 0:
-        raise UsageError(f"noise is {noise} and bias is {bias}; neither can be negative")
+        raise UsageError(f"noise is {noise} and bias is {bias}; neither can be negative.")
     sequence = protocol(contrast, field=field) if isinstance(contrast, str) else contrast
     enhanced = isinstance(contrast, str) and Contrast.parse(contrast) is Contrast.T1CE
     tissue_of = with_contrast_agent if enhanced else relaxation

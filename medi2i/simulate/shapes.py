@@ -104,7 +104,7 @@ def overlap(a: Field, b: Field, width: float) -> Field:
 
 
 def sheet(value: Field, step: float) -> Field:
-    """Distance to the zeros of a field, from its value and its slope between voxels `step` apart."""
+    """Distance to the zeros of a field, from its value and its slope; voxels are `step` apart."""
     square = np.zeros_like(value)
     for axis, size in enumerate(value.shape):
         if size > 1:

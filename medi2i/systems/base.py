@@ -8,7 +8,7 @@ the next turn. So the update order of any paper reads top to bottom in one metho
 
     def play(self, batch):
         fake = self.generator(batch.source)
-        yield Turn("discriminator", contest=...)     # the discriminator has moved when we go on
+        yield Turn("discriminator", contest=...)  # the discriminator has moved when we go on
         yield Turn("generator", deceive=..., l1=...)
 
 Rules: everything that changes in training is a parameter or a buffer; a loss is named as it shall
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from medi2i.batch import Batch, Pairing
+from medi2i.errors import UsageError
 from medi2i.networks.layers import check_dims
 
 __all__ = ["Paper", "Translator", "Turn", "frozen", "one_hot"]
@@ -85,13 +86,18 @@ class Translator(nn.Module, ABC):
     """Rounds played so far, a buffer of one integer; fading weights are functions of it."""
 
     def __init__(
-        self, *, dims: int = 2, inputs: int = 1, slices: int = 1, outputs: int = 1,
+        self,
+        *,
+        dims: int = 2,
+        inputs: int = 1,
+        slices: int = 1,
+        outputs: int = 1,
         conditions: int = 0,
     ) -> None:
         super().__init__()
         check_dims(dims)
         if slices % 2 != 1 or (dims == 3 and slices != 1):
-            raise ValueError(
+            raise UsageError(
                 f"slices is {slices} with dims {dims}; an odd number was expected in 2-D, 1 in 3-D"
             )
         self.dims = dims
@@ -136,7 +142,7 @@ def one_hot(target: Tensor | None, conditions: int, like: Tensor) -> Tensor | No
     if not conditions:
         return None
     if target is None:
-        raise ValueError(f"this system serves {conditions} contrasts; say which with `target`")
+        raise UsageError(f"this system serves {conditions} contrasts; say which with `target`")
     return nn.functional.one_hot(target.to(like.device), conditions).to(like.dtype)
 
 

@@ -100,6 +100,7 @@ class Pix2pix(Translator):
         self.gan = gan
 
     def play(self, batch: Batch) -> Iterator[Turn]:
+        """The discriminator moves first, then the generator against the one that has moved."""
         source, real = self.dressed(batch.source, batch.target_contrast), batch.target
         fake = self.generated(source)
         yield Turn(
@@ -113,6 +114,7 @@ class Pix2pix(Translator):
         yield Turn("generator", gan=gan, l1=self.l1 * absolute_error(fake, real, batch.weight))
 
     def translate(self, source: Tensor, *, target: Tensor | None = None) -> Tensor:
+        """The generator's image; a different one each time where `noisy` is set."""
         was_training = self.generator.training
         self.generator.train(was_training or self.noisy)
         try:

@@ -43,6 +43,9 @@ class UNetRegression(Translator):
         fold: space folded into channels at the door (see `networks.unet.UNet`).
         error: "absolute" or "squared".
         ssim: weight of 1 - SSIM beside the voxel error.
+        conditioning: how one network serves several targets. "film": the condition scales and
+            shifts every feature. "heads": one output channel per target, of which the condition
+            picks one; a round then learns from every target that was acquired.
 
     The rest: see :class:`Translator`.
     """
@@ -66,14 +69,16 @@ class UNetRegression(Translator):
         fold: int = 1,
         error: Literal["absolute", "squared"] = "absolute",
         ssim: float = 0.0,
+        conditioning: Literal["film", "heads"] = "film",
     ) -> None:
         super().__init__(
             dims=dims, inputs=inputs, slices=slices, outputs=outputs, conditions=conditions
         )
+        self.heads = bool(conditions) and conditioning == "heads"
         self.network = UNet(
             dims=dims,
             inputs=self.channels,
-            outputs=outputs,
+            outputs=conditions if self.heads else outputs,
             features=features,
             encoder_blocks=2 if shape in ("classic", "plain") else RESIDUAL_BLOCKS,
             decoder_blocks=1 if shape == "residual-encoder" else 2,
@@ -83,22 +88,38 @@ class UNetRegression(Translator):
             up=up,
             bias=shape != "classic",
             kind=norm,
-            conditions=conditions,
+            conditions=0 if self.heads else conditions,
             fold_factor=fold,
         )
         self.error = {"absolute": absolute_error, "squared": squared_error}[error]
         self.ssim = ssim
 
     def play(self, batch: Batch) -> Iterator[Turn]:
-        predicted = self.translate(batch.source, target=batch.target_contrast)
-        losses = {"error": self.error(predicted, batch.target, batch.weight)}
+        if self.heads:
+            predicted, target, weight = self.all_heads(batch.source), batch.every, batch.weight
+            if target is None or batch.known is None:
+                raise ValueError("heads learn from `every` target; the batch brings none")
+            acquired = batch.known.reshape(*batch.known.shape, *[1] * self.dims).to(target.dtype)
+            weight = acquired if weight is None else weight * acquired
+        else:
+            predicted = self.translate(batch.source, target=batch.target_contrast)
+            target, weight = batch.target, batch.weight
+        losses = {"error": self.error(predicted, target, weight)}
         if self.ssim:
-            losses["ssim"] = self.ssim * structural_dissimilarity(
-                predicted, batch.target, batch.weight
-            )
+            losses["ssim"] = self.ssim * structural_dissimilarity(predicted, target, weight)
         yield Turn("regressor", **losses)
 
     def translate(self, source: Tensor, *, target: Tensor | None = None) -> Tensor:
+        condition = one_hot(target, self.conditions, source)
+        if self.heads and condition is not None:
+            picked = condition.reshape(*condition.shape, *[1] * self.dims)
+            return (self.all_heads(source) * picked).sum(1, keepdim=True)
         padded, crop = pad_to_multiple(source, self.network.multiple)
-        output: Tensor = self.network(padded, one_hot(target, self.conditions, source))
+        output: Tensor = self.network(padded, condition)
+        return output[crop]
+
+    def all_heads(self, source: Tensor) -> Tensor:
+        """(B, conditions, *spatial): every target at once."""
+        padded, crop = pad_to_multiple(source, self.network.multiple)
+        output: Tensor = self.network(padded, None)
         return output[crop]

@@ -18,7 +18,7 @@ __all__ = ["load_checkpoint", "random_states", "restore_random_states", "save_ch
 
 def random_states() -> dict[str, Any]:
     """The states of all random generators, in types that load without running code."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002 - libraries may draw from it
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -33,7 +33,8 @@ def restore_random_states(states: Mapping[str, Any]) -> None:
     if states["cuda"]:
         torch.cuda.set_rng_state_all(states["cuda"])
     kind, keys, position, has_gauss, gauss = states["numpy"]
-    np.random.set_state((kind, np.array(keys, np.uint32), position, has_gauss, gauss))
+    words = np.array(keys, np.uint32)
+    np.random.set_state((kind, words, position, has_gauss, gauss))  # noqa: NPY002 - as above
     random.setstate(states["python"])
 
 

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from torch import distributed as dist
 from torch import nn
 
 __all__ = ["Ranks", "joined"]
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(days=1)
+"""How long ranks wait for each other: the first one scores whole volumes while the rest wait.
+A rank that dies is noticed by `torchrun`, not by this."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,9 @@ class Ranks:
         """Give every rank the parameters and buffers of rank 0."""
         if self.ranks > 1:
             for tensor in (*module.parameters(), *module.buffers()):
-                dist.broadcast(tensor.data, src=0)
+                whole = tensor.detach().contiguous()  # a message has no other memory order
+                dist.broadcast(whole, src=0)
+                tensor.data.copy_(whole)
 
     def average(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replace every gradient by its mean over the ranks, all in one message."""
@@ -48,6 +58,19 @@ class Ranks:
         ):
             gradient.copy_(mean.view_as(gradient))
 
+    def mean(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The mean of each value over the ranks, on all of them; the same names everywhere."""
+        every = self.gather(dict(values))
+        return {name: sum(one[name] for one in every) / len(every) for name in values}
+
+    def gather(self, own: T) -> list[T]:
+        """What every rank has, in order of rank, on all of them."""
+        if self.ranks == 1:
+            return [own]
+        every: list[T | None] = [None] * self.ranks
+        dist.all_gather_object(every, own)
+        return [one for one in every if one is not None]
+
     def wait(self) -> None:
         """Until every rank has come this far."""
         if self.ranks > 1:
@@ -60,7 +83,11 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield Ranks()
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # "cuda" now means this one
+        dist.init_process_group("nccl", timeout=PATIENCE)
+    else:
+        dist.init_process_group("gloo", timeout=PATIENCE)
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
     finally:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
+import io
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import torch
 from torch import Tensor, nn
 
 from medi2i.batch import Batch
-from medi2i.errors import TrainingError
+from medi2i.config import unknown
+from medi2i.errors import ConfigError, TrainingError
+from medi2i.files import atomic_write
 from medi2i.systems.base import Translator, Turn
 from medi2i.training.checkpoint import (
     load_checkpoint,
@@ -42,12 +45,14 @@ class Optimiser:
         """The torch optimiser; fused where torch offers it."""
         if self.name == "sgd":
             return torch.optim.SGD(
-                parameters, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=True
+                parameters,
+                self.lr,
+                self.momentum,
+                weight_decay=self.weight_decay,
+                nesterov=self.momentum > 0,
             )
         kind = torch.optim.Adam if self.name == "adam" else torch.optim.AdamW
-        return kind(
-            parameters, self.lr, self.betas, weight_decay=self.weight_decay, fused=True
-        )
+        return kind(parameters, self.lr, self.betas, weight_decay=self.weight_decay, fused=True)
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,23 @@ class Plan:
     checkpoint_every: int = 500
     workers: int = 1
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that no run can follow.
+
+        Raises:
+            ConfigError: the message names the number and what was expected.
+        """
+        smallest = dict.fromkeys(("rounds", "batch_size"), 1) | dict.fromkeys(
+            ("warmup", "log_every", "validate_every", "checkpoint_every", "workers"), 0
+        )
+        for name, least in smallest.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; at least {least} was expected")
+        if not 0 <= self.average < 1:
+            raise ConfigError(f"average is {self.average:g}; 0 <= average < 1 was expected")
+        if self.clip is not None and not self.clip > 0:
+            raise ConfigError(f"clip is {self.clip:g}; more than 0, or none, was expected")
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -123,7 +145,8 @@ class Trainer:
         watch: called after every round.
 
     Raises:
-        TrainingError: a loss is not finite, or a checkpoint does not fit.
+        ConfigError: the plan has an optimiser for a player that the system does not have.
+        TrainingError: a loss or a gradient is not finite, or a checkpoint does not fit.
     """
 
     def __init__(
@@ -140,11 +163,15 @@ class Trainer:
         better: str = "ssim",
         watch: Callable[[Progress], None] | None = None,
     ) -> None:
+        for player in plan.players:
+            if player not in system.players:
+                where = f"players of training of {type(system).__name__}"
+                raise ConfigError(unknown("player", player, system.players, where=where))
         self.device = torch.device(device)
         self.system = system.to(self.device)
         if plan.channels_last:
             layout = torch.channels_last if system.dims == 2 else torch.channels_last_3d
-            self.system.to(memory_format=layout)
+            self.system.to(memory_format=layout)  # type: ignore[call-overload]
         self.supply = supply
         self.plan = plan
         self.folder = folder
@@ -158,12 +185,12 @@ class Trainer:
             player: plan.players.get(player, plan.optimiser).build(system.parameters_of(player))
             for player in system.players
         }
-        self.scaler = torch.amp.GradScaler(
-            self.device.type, enabled=plan.precision == "float16" and self.device.type == "cuda"
-        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=plan.precision == "float16")
         self.average = {n: p.detach().clone() for n, p in system.named_parameters()}
         self.best = float("-inf")
         self.scores: dict[str, float] = {}
+        self.sums: dict[str, Tensor] = {}
+        self.summed = 0
 
     @property
     def played(self) -> int:
@@ -187,25 +214,20 @@ class Trainer:
             while self.played < plan.rounds:
                 with clock.waiting():
                     batch = next(batches).to(self.device)
-                losses = self._round(batch)
+                self._sum(self._round(batch))
+                clock.rounds += 1
                 played, row = self.played, {}
-                clock.gather(losses)
-                last = played == plan.rounds
-                if plan.log_every and (played % plan.log_every == 0 or last):
-                    row = clock.means()
+                if self._due(plan.log_every):
+                    row = self._means()
                     if log is not None:
                         log.write(played, {"rate": self._rate(played - 1), **row})
-                if self.validate and plan.validate_every and (
-                    played % plan.validate_every == 0 or last
-                ):
+                if self.validate is not None and self._due(plan.validate_every):
                     self._validate(log)
-                if plan.checkpoint_every and (played % plan.checkpoint_every == 0 or last):
+                if self._due(plan.checkpoint_every):
                     self._checkpoint(checkpoint)
                 if self.watch is not None:
                     self.watch(
-                        Progress(
-                            played, plan.rounds, row, self.scores, clock.speed, clock.waited
-                        )
+                        Progress(played, plan.rounds, row, self.scores, clock.speed, clock.waited)
                     )
         finally:
             if log is not None:
@@ -232,10 +254,9 @@ class Trainer:
             parameters = self.system.parameters_of(turn.player)
             optimiser.zero_grad(set_to_none=True)
             self.scaler.scale(turn.objective).backward(inputs=parameters)
+            self.ranks.average(parameters)  # before the scaler looks, so that all see the same
             self.scaler.unscale_(optimiser)
-            self.ranks.average(parameters)
-            if self.plan.clip is not None:
-                torch.nn.utils.clip_grad_norm_(parameters, self.plan.clip)
+            self._check_and_clip(parameters, turn, batch)
             self.scaler.step(optimiser)
             self.scaler.update()
             losses |= {f"{turn.player}/{name}": v.detach() for name, v in turn.losses.items()}
@@ -257,33 +278,63 @@ class Trainer:
             return next(turns, None)
 
     def _check(self, turn: Turn, batch: Batch) -> None:
-        if bool(torch.isfinite(turn.objective)):
-            return
-        values = ", ".join(f"{name} {float(loss):g}" for name, loss in turn.losses.items())
-        raise TrainingError(
-            f'round {self.played}, turn of "{turn.player}": a loss is not finite ({values}); '
+        if not bool(torch.isfinite(turn.objective)):
+            raise self._broken("a loss", turn, batch)
+
+    def _check_and_clip(self, parameters: list[nn.Parameter], turn: Turn, batch: Batch) -> None:
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        # the scaler expects gradients beyond float16 now and then, and skips them by itself
+        if not self.scaler.is_enabled() and not bool(torch.isfinite(norm)):
+            raise self._broken("a gradient", turn, batch)
+        if self.plan.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.plan.clip, norm)
+
+    def _broken(self, what: str, turn: Turn, batch: Batch) -> TrainingError:
+        values = ", ".join(f"{name} {float(loss.detach()):g}" for name, loss in turn.losses.items())
+        return TrainingError(
+            f'round {self.played}, turn of "{turn.player}": {what} is not finite ({values}); '
             f"subjects in the batch: {', '.join(batch.subjects) or 'unknown'}. The last "
-            "checkpoint is whole: lower the learning rate or set `clip`, and resume"
+            "checkpoint is whole: lower the learning rate or set `clip`, and begin again from there"
         )
 
     def _rate(self, played: int) -> float:
         return factor(self.plan.schedule, played, self.plan.rounds, self.plan.warmup)
 
+    def _due(self, every: int) -> bool:
+        """Whether what happens every so many rounds happens now; it always does at the end."""
+        return bool(every) and (self.played % every == 0 or self.played == self.plan.rounds)
+
+    def _sum(self, losses: Mapping[str, Tensor]) -> None:
+        for name, loss in losses.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(loss)) + loss
+        self.summed += 1
+
+    def _means(self) -> dict[str, float]:
+        """Of the losses since the last call, over all ranks."""
+        means = {name: float(total) / self.summed for name, total in self.sums.items()}
+        self.sums, self.summed = {}, 0
+        return self.ranks.mean(means)
+
     @contextmanager
     def averaged(self) -> Iterator[Translator]:
-        """Within the block the system holds the averaged weights and is in evaluation mode."""
+        """Within the block the system holds the averaged weights and is in evaluation mode.
+
+        Afterwards it holds its own again: the very tensors, in their own memory order, whatever
+        was done to the system meanwhile.
+        """
         parameters = dict(self.system.named_parameters())
-        own = {name: p.detach().clone() for name, p in parameters.items()}
+        own = {name: p.data for name, p in parameters.items()}
         was_training = self.system.training
         self.system.eval()
         try:
             if self.plan.average:
                 for name, p in parameters.items():
-                    p.data.copy_(self.average[name])
+                    p.data = self.average[name]
             yield self.system
         finally:
             for name, p in parameters.items():
-                p.data.copy_(own[name])
+                p.data = own[name]
             self.system.train(was_training)
 
     def _validate(self, log: _Log | None) -> None:
@@ -293,15 +344,21 @@ class Trainer:
                 self.scores = dict(self.validate(system, self.played))
                 if log is not None:
                     log.scores(self.played, self.scores)
-                score = self.scores.get(self.better, float("-inf"))
-                if score > self.best:
-                    self.best = score
+                if self.better not in self.scores:
+                    raise TrainingError(
+                        f'validation gave no "{self.better}" to choose the best weights by; it '
+                        f"gave {', '.join(self.scores) or 'nothing'}"
+                    )
+                if self.scores[self.better] > self.best:
+                    self.best = self.scores[self.better]
                     if self.keep is not None:
                         self.keep(system, "best")
             restore_random_states(states)
-        self.ranks.wait()
+        self.scores, self.best = self.ranks.gather((self.scores, self.best))[0]
 
     def _checkpoint(self, path: Path) -> None:
+        sums = {name: total.cpu() for name, total in self.sums.items()}
+        each = self.ranks.gather({"random": random_states(), "sums": sums, "summed": self.summed})
         if self.ranks.leads:
             save_checkpoint(
                 path,
@@ -310,9 +367,9 @@ class Trainer:
                     "average": self.average,
                     "optimisers": {n: o.state_dict() for n, o in self.optimisers.items()},
                     "scaler": self.scaler.state_dict(),
-                    "random": random_states(),
                     "best": self.best,
                     "scores": self.scores,
+                    "ranks": each,
                 },
             )
         self.ranks.wait()
@@ -322,44 +379,33 @@ class Trainer:
             self.system.load_state_dict(content["system"])
             for name, optimiser in self.optimisers.items():
                 optimiser.load_state_dict(content["optimisers"][name])
+            for name, tensor in content["average"].items():
+                self.average[name].copy_(tensor)
+            self.scaler.load_state_dict(content["scaler"])
+            self.best, self.scores = content["best"], content["scores"]
+            for own in content["ranks"][self.ranks.rank : self.ranks.rank + 1]:
+                self.sums = {name: total.to(self.device) for name, total in own["sums"].items()}
+                self.summed = own["summed"]
+                restore_random_states(own["random"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise TrainingError(
                 f'checkpoint "{path}" belongs to another system or configuration: {error}'
             ) from error
-        for name, tensor in content["average"].items():
-            self.average[name].copy_(tensor)
-        self.scaler.load_state_dict(content["scaler"])
-        self.best = content["best"]
-        self.scores = content["scores"]
-        restore_random_states(content["random"])
 
 
 class _Clock:
-    """Seconds, and the losses of the rounds that passed in them."""
+    """Seconds, and the rounds that passed in them."""
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
         self.idle = 0.0
         self.rounds = 0
-        self.sums: dict[str, Tensor] = {}
-        self.gathered = 0
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         began = time.perf_counter()
         yield
         self.idle += time.perf_counter() - began
-
-    def gather(self, losses: Mapping[str, Tensor]) -> None:
-        for name, loss in losses.items():
-            self.sums[name] = self.sums.get(name, torch.zeros_like(loss)) + loss
-        self.gathered += 1
-        self.rounds += 1
-
-    def means(self) -> dict[str, float]:
-        means = {name: float(total) / self.gathered for name, total in self.sums.items()}
-        self.sums, self.gathered = {}, 0
-        return means
 
     @property
     def speed(self) -> float:
@@ -384,18 +430,23 @@ class _Log:
                     for row in csv.reader(stream)
                     if len(row) == 3 and row[0].isdigit() and int(row[0]) <= played
                 ]
-        self.stream = path.open("w", newline="", encoding="utf-8")
+
+        def write(stream: BinaryIO) -> None:
+            text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+            csv.writer(text).writerows([["round", "name", "value"], *rows])
+            text.detach()
+
+        atomic_write(path, write)  # in one step: killed in between, the past would be lost
+        self.stream = path.open("a", newline="", encoding="utf-8")
         self.writer = csv.writer(self.stream)
-        self.writer.writerow(["round", "name", "value"])
-        self.writer.writerows(rows)
         from torch.utils.tensorboard import SummaryWriter  # seconds to import
 
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=played + 1)  # type: ignore[no-untyped-call]
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=played + 1)
 
     def write(self, played: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self.writer.writerow([played, name, repr(value)])
-            self.board.add_scalar(name, value, played)  # type: ignore[no-untyped-call]
+            self.board.add_scalar(name, value, played)
         self.stream.flush()
 
     def scores(self, played: int, values: Mapping[str, float]) -> None:
@@ -403,4 +454,4 @@ class _Log:
 
     def close(self) -> None:
         self.stream.close()
-        self.board.close()  # type: ignore[no-untyped-call]
+        self.board.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medi2i.contrasts import Contrast
 from medi2i.errors import ContrastError, ModelError
-from medi2i.model import Model, read_model, read_record
+from medi2i.model import Model, read_model, read_task
 
 __all__ = ["find_model", "folder_of", "load_model", "shipped"]
 
@@ -57,13 +57,12 @@ def find_model(sources: Sequence[Contrast], target: Contrast) -> str:
     """
     can: list[str] = []
     for name, folder in shipped().items():
-        task = read_record(folder)["task"]
-        inputs, outputs = task["sources"], task["targets"]
-        one = len(sources) == 1 and task["on_demand"] and str(sources[0]) in inputs
-        same = not task["on_demand"] and [str(c) for c in sources] == inputs
-        if (one or same) and str(target) in outputs:
+        task = read_task(folder)
+        one = len(sources) == 1 and task.on_demand and sources[0] in task.sources
+        same = not task.on_demand and set(sources) == set(task.sources)
+        if (one or same) and target in task.targets:
             return name
-        can.append(f"{name}: {', '.join(inputs)} -> {', '.join(outputs)}")
+        can.append(f"{name}: {task}")
     raise ContrastError(
         f"no shipped model turns {' + '.join(map(str, sources))} into {target}; there is "
         f"{'; '.join(can) or 'none'}. Train one, or name one with --model"

@@ -16,17 +16,11 @@ from medi2i.simulate import (
     Tissue,
     acquire,
     phantom,
-    procedural_head,
     relaxation,
 )
 from medi2i.simulate.shapes import WHOLE
 
 SHAPE, SPACING = (40, 48, 40), (4.0, 4.0, 4.0)
-
-
-@pytest.fixture(scope="module")
-def head() -> Head:
-    return procedural_head(1, shape=(80, 96, 80), spacing=(2.0, 2.0, 2.0))
 
 
 def _tiny(shares: list[dict[Tissue, int]]) -> Head:

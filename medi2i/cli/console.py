@@ -1,0 +1,130 @@
+"""What all commands share: where they print, how loud, and how they end."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from medi2i.errors import Medi2iError
+
+__all__ = [
+    "INTERRUPTED",
+    "Device",
+    "DeviceName",
+    "complain",
+    "ends_well",
+    "err",
+    "out",
+    "out_of_memory",
+    "print_json",
+    "progress_bar",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+INTERRUPTED = 130
+
+_terminal = sys.stdout is not None and sys.stdout.isatty()
+out = Console(highlight=False, width=None if _terminal or "COLUMNS" in os.environ else 160)
+"""For results. A file or a pipe is wide enough for whole tables."""
+err = Console(stderr=True, highlight=False)
+"""For progress and complaints, so that results can be piped."""
+
+
+class DeviceName(StrEnum):
+    """What --device takes."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+Device = Annotated[DeviceName, typer.Option("--device", help="auto: the GPU where there is one.")]
+
+
+def complain(error: Exception) -> None:
+    """One sentence on stderr."""
+    err.print("[red]error:[/red] ", end="")
+    err.print(str(error), markup=False, soft_wrap=True)
+
+
+def ends_well(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn errors into a sentence and an exit code; no traceback for what a person can mend."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        logging.captureWarnings(True)  # of libraries; medi2i says itself what matters
+        logging.getLogger("py.warnings").addHandler(logging.NullHandler())
+        try:
+            return command(*args, **kwargs)
+        except Medi2iError as error:
+            complain(error)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            err.print("interrupted; what was finished is kept")
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:  # whoever read our results has closed the pipe
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            complain(Medi2iError("the memory is used up; a smaller --batch-size needs less"))
+            raise typer.Exit(Medi2iError.exit_code) from None
+
+    return run
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the system or a GPU had no memory left; torch says so in a RuntimeError."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("out of memory", "not enough memory", "can't allocate")
+    )
+
+
+def print_json(content: Any) -> None:
+    """Machine-readable results on stdout, nothing else; JSON has no Infinity or NaN."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()  # a closed pipe shows here, not when the interpreter ends
+
+
+@contextmanager
+def progress_bar(*, quiet: bool, extra: Sequence[str] = ()) -> Iterator[Progress]:
+    """A bar with the time that is left, on a terminal's stderr.
+
+    Args:
+        quiet: no bar.
+        extra: names of fields that are shown behind it.
+    """
+    columns = [
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        *(TextColumn("{task.fields[" + name + "]}", markup=False) for name in extra),
+    ]
+    with Progress(
+        *columns, console=err, disable=quiet or not err.is_terminal, transient=True
+    ) as bar:
+        yield bar

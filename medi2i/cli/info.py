@@ -1,0 +1,99 @@
+"""``medi2i info``: what a scan is, or what this machine has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medi2i.cli.console import complain, ends_well, out, print_json
+
+__all__ = ["info"]
+
+
+@ends_well
+def info(
+    scans: Annotated[
+        list[Path] | None, typer.Argument(help="Scans; none for the machine itself.")
+    ] = None,
+    volume: Annotated[int | None, typer.Option(min=0, help="Which volume of a 4-D scan.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Describe scans as medi2i sees them; without scans, the versions and the devices."""
+    from medi2i.errors import Medi2iError
+
+    rows: list[dict[str, Any]] = []
+    codes: list[int] = []
+    if not scans:
+        rows.append(_machine())
+    for path in scans or []:
+        try:
+            rows.append(_scan(path, volume))
+        except Medi2iError as error:
+            complain(error)
+            codes.append(error.exit_code)
+    if as_json:
+        print_json(rows)
+    else:
+        for row in rows:
+            _print(row)
+    if codes:
+        raise typer.Exit(1 if rows else codes[0])
+
+
+def _print(row: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    for key, value in row.items():
+        table.add_row(key, str(value))
+    out.print(table)
+    out.print()
+
+
+def _scan(path: Path, volume: int | None) -> dict[str, Any]:
+    import nibabel as nib
+
+    from medi2i.contrasts import contrast_of
+    from medi2i.normalise import fit_scaling, foreground
+    from medi2i.volume import load_volume
+
+    scan = load_volume(path, volume=volume)
+    scaling = fit_scaling(scan.voxels, name=path.name)
+    contrast = contrast_of(path)
+    return {
+        "scan": str(path),
+        "contrast": "unknown: give it with --from" if contrast is None else str(contrast),
+        "shape": list(scan.shape),
+        "spacing mm": [round(step, 4) for step in scan.spacing],
+        "orientation": "".join(nib.orientations.aff2axcodes(scan.affine)),
+        "sform code, qform code": [int(scan.header["sform_code"]), int(scan.header["qform_code"])],
+        "stored as": str(scan.header.get_data_dtype()),
+        "range": [float(scan.voxels.min()), float(scan.voxels.max())],
+        "air, bright tissue": [round(scaling.low, 4), round(scaling.high, 4)],
+        "foreground": f"{foreground(scan.voxels, scaling=scaling).mean():.1%}",
+    }
+
+
+def _machine() -> dict[str, Any]:
+    import os
+    import platform
+    from importlib.metadata import version
+
+    import torch
+
+    from medi2i import __version__
+    from medi2i.zoo import shipped
+
+    packages = ("torch", "monai", "torchio", "nibabel", "SimpleITK", "scikit-image", "numpy")
+    row: dict[str, Any] = {
+        "medi2i": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "models": ", ".join(shipped()) or "none",
+    }
+    return row

@@ -1,0 +1,83 @@
+"""Where a synthetic scan comes from, in a JSON file beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medi2i import __version__
+from medi2i.contrasts import Contrast
+from medi2i.files import atomic_write
+from medi2i.formats.names import beside
+from medi2i.inference.translate import Translation
+from medi2i.model import Model
+
+__all__ = ["description", "provenance", "write_sidecar"]
+
+
+def description(sources: Mapping[Contrast, Path], target: Contrast) -> str:
+    """For the NIfTI header's `descrip`, at most 79 bytes.
+
+    >>> description({Contrast.T1W: Path("x.nii")}, Contrast.T2W)
+    'medi2i 0.1.0 T1w->T2w synthetic'
+    """
+    return f"medi2i {__version__} {'+'.join(map(str, sources))}->{target} synthetic"
+
+
+def provenance(
+    model: Model,
+    sources: Mapping[Contrast, Path],
+    target: Contrast,
+    result: Translation,
+    *,
+    device: str,
+    seed: int,
+) -> dict[str, Any]:
+    """All that is needed to know, and to repeat, how a scan was made. File names, no folders."""
+    return {
+        "Synthetic": True,
+        "Description": f"SYNTHETIC {target} computed from {' + '.join(map(str, sources))}; "
+        "for research, not for diagnosis",
+        "SourceContrast": [str(contrast) for contrast in sources],
+        "TargetContrast": str(target),
+        "Sources": [
+            {"Name": path.name, "SHA256": hashlib.sha256(path.read_bytes()).hexdigest()}
+            for path in sources.values()
+        ],
+        "Model": {
+            "Name": model.name,
+            "System": model.system_name,
+            "Parameters": model.parameters,
+            "SHA256": model.sha256,
+        },
+        "Normalisation": {
+            "Method": model.normaliser,
+            "Fitted": {name: scaling.as_dict() for name, scaling in result.scaling.items()},
+            "OutputScale": str(next(iter(sources))),
+        },
+        "WorkingShape": list(result.working_shape),
+        "Device": device,
+        "Seed": seed,
+        "Warnings": list(result.warnings),
+        "GeneratedBy": [
+            {"Name": "medi2i", "Version": __version__},
+            {"Name": "torch", "Version": str(torch.__version__)},
+        ],
+        "Date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def write_sidecar(scan: Path, content: Mapping[str, Any]) -> Path:
+    """Write `content` as JSON beside a scan."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+    def write(stream: Any) -> None:
+        stream.write(text.encode())
+
+    return atomic_write(beside(scan, ".json"), write, overwrite=True)

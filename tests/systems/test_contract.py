@@ -1,0 +1,218 @@
+"""What every system of the catalogue promises, in 2-D and 3-D. A new system adds one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from medi2i.batch import Batch
+from medi2i.contrasts import Contrast
+from medi2i.model import Model, build_system, read_model, write_model
+from medi2i.systems import SYSTEMS, Translator
+from medi2i.task import Task, View
+from medi2i.training.trainer import Optimiser, Plan, Trainer
+
+SMALL: dict[str, dict[str, Any]] = {
+    "pix2pix": {"depth": 3, "features": 4, "patch": 1},
+    "unet": {"features": (4, 8), "ssim": 0.5},
+}
+"""Constructor arguments that make a system quick. Nothing else here knows a system."""
+
+T1W, T2W, FLAIR = Contrast.T1W, Contrast.T2W, Contrast.FLAIR
+
+
+class Setup(NamedTuple):
+    """A system with a task and a view."""
+
+    name: str
+    task: Task
+    view: View
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (16, 24) if self.view.dims == 2 else (16, 16, 16)
+
+
+SETUPS = {
+    "2-D": (Task((T1W,), (T2W,)), View(dims=2)),
+    "2-D on demand": (Task((T1W, T2W, FLAIR), (T1W, T2W, FLAIR), True), View(dims=2, slices=3)),
+    "2-D many to many": (Task((T1W, FLAIR), (T2W, Contrast.PDW)), View(dims=2, slices=3)),
+    "3-D": (Task((T1W,), (T2W,)), View(dims=3, patch=16)),
+}
+
+
+@pytest.fixture(params=SYSTEMS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=SETUPS)
+def setup(request: pytest.FixtureRequest, name: str) -> Setup:
+    return Setup(name, *SETUPS[request.param])
+
+
+def build(setup: Setup, device: torch.device, seed: int = 0) -> Translator:
+    torch.manual_seed(seed)
+    return build_system(setup.name, SMALL[setup.name], setup.task, setup.view).to(device)
+
+
+def batch_for(setup: Setup, number: int = 0, size: int = 2) -> Batch:
+    random = torch.Generator().manual_seed(number)
+    channels = setup.task.inputs * setup.view.slices
+
+    def image(count: int) -> Tensor:
+        return 2 * torch.rand(size, count, *setup.shape, generator=random) - 1
+
+    demand = setup.task.conditions
+    asked = (torch.arange(size) + number) % demand if demand else None
+    return Batch(
+        image(channels),
+        image(setup.task.outputs),
+        (image(1) + 1) / 2,
+        None if asked is None else (asked + 1) % demand,
+        asked,
+        tuple(f"sub-{index}" for index in range(size)),
+    )
+
+
+def drive(system: Translator, batch: Batch, optimisers: dict[str, Any]) -> Iterator[str]:
+    """One round as any driver would play it; tells whose turn it was after each step."""
+    for turn in system.play(batch):
+        assert turn.player in system.players, turn.player
+        assert torch.isfinite(turn.objective), turn.losses
+        assert turn.objective.dim() == 0
+        optimiser = optimisers[turn.player]
+        optimiser.zero_grad(set_to_none=True)
+        turn.objective.backward(inputs=system.parameters_of(turn.player))
+        optimiser.step()
+        yield turn.player
+
+
+def plain_optimisers(system: Translator) -> dict[str, Any]:
+    return {
+        player: torch.optim.Adam(system.parameters_of(player), 1e-3) for player in system.players
+    }
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_every_system_is_under_contract() -> None:
+    assert set(SMALL) == set(SYSTEMS), "give each system its quick arguments in SMALL"
+
+
+def test_all_parameters_belong_to_exactly_one_player(name: str, device: torch.device) -> None:
+    system = build(Setup(name, *SETUPS["2-D"]), device)
+    owned = [id(p) for player in system.players for p in system.parameters_of(player)]
+    assert sorted(owned) == sorted(id(p) for p in system.parameters())
+
+
+def test_each_turn_moves_its_player_and_nobody_else(setup: Setup, device: torch.device) -> None:
+    system = build(setup, device).train()
+    optimisers = plain_optimisers(system)
+    names = {id(parameter): name for name, parameter in system.named_parameters()}
+    largest = dict.fromkeys(names.values(), 0.0)
+    played = set()
+    for number in range(3):
+        before = {name: p.detach().clone() for name, p in system.named_parameters()}
+        for player in drive(system, batch_for(setup, number).to(device), optimisers):
+            played.add(player)
+            own = {names[id(parameter)] for parameter in system.parameters_of(player)}
+            for name, parameter in system.named_parameters():
+                if name in own:
+                    assert parameter.grad is not None, f"{name} had no gradient in its turn"
+                    assert torch.isfinite(parameter).all(), name
+                    largest[name] = max(largest[name], float(parameter.grad.abs().max()))
+                else:
+                    assert torch.equal(parameter, before[name]), f"{name} moved out of turn"
+                before[name] = parameter.detach().clone()
+    assert played == set(system.players)
+    # a bias before a normalisation has no effect; every weight has one
+    idle = [
+        name
+        for name, parameter in system.named_parameters()
+        if parameter.dim() > 1 and largest[name] == 0
+    ]
+    assert not idle, f"never learned: {idle}"
+
+
+def test_translate_keeps_odd_shapes(setup: Setup, device: torch.device) -> None:
+    system = build(setup, device).eval()
+    shape = (13, 31) if setup.view.dims == 2 else (9, 17, 11)
+    source = torch.randn(2, system.channels, *shape, device=device)
+    asked = torch.tensor([0, 1], device=device) if setup.task.conditions else None
+    with torch.inference_mode():
+        first, second = (system.translate(source, target=asked) for _ in range(2))
+    assert first.shape == (2, setup.task.outputs, *shape)
+    assert torch.isfinite(first).all()
+    assert torch.equal(first, second), "the same scan must translate to the same bytes"
+
+
+def test_a_model_folder_gives_the_same_network_back(
+    setup: Setup, device: torch.device, tmp_path: Path
+) -> None:
+    system = build(setup, device)
+    for _ in drive(system, batch_for(setup).to(device), plain_optimisers(system)):
+        pass  # so that statistics, if it keeps any, are not those of a fresh network
+    model = Model("contract", setup.name, SMALL[setup.name], setup.task, setup.view, system.eval())
+    again = read_model(write_model(model, tmp_path))
+    assert (again.task, again.view, again.system_name) == (setup.task, setup.view, setup.name)
+    assert same(
+        {name: value.cpu() for name, value in system.state_dict().items()},
+        again.system.state_dict(),
+    )
+    batch = batch_for(setup)
+    with torch.inference_mode():
+        ours = system.cpu().translate(batch.source, target=batch.target_contrast)
+        theirs = again.system.translate(batch.source, target=batch.target_contrast)
+    assert torch.equal(ours, theirs)
+
+
+def test_a_resumed_run_is_the_same_run(setup: Setup, device: torch.device, tmp_path: Path) -> None:
+    plan = Plan(
+        rounds=4,
+        optimiser=Optimiser(lr=1e-3),
+        average=0.9,
+        log_every=0,
+        checkpoint_every=2,
+        schedule="cosine",
+    )
+
+    def train(folder: Path, stop: int | None = None, seed: int = 0) -> Trainer:
+        def supply(start: int) -> Iterator[Batch]:
+            number = start
+            while number != stop:
+                yield batch_for(setup, number)
+                number += 1
+            raise KeyboardInterrupt
+
+        trainer = Trainer(build(setup, device, seed), supply, plan, folder, device=device)
+        trainer.run()
+        return trainer
+
+    whole = train(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", stop=3)
+    resumed = train(tmp_path / "parts", seed=1)  # another start; the checkpoint knows better
+    assert same(resumed.system.state_dict(), whole.system.state_dict())
+    assert same(resumed.average, whole.average)
+    assert resumed.played == 4
+
+
+def test_the_same_seed_gives_the_same_weights(setup: Setup, device: torch.device) -> None:
+    states = []
+    for seed in (0, 0, 1):
+        system = build(setup, device, seed)
+        optimisers = plain_optimisers(system)
+        for number in range(2):
+            for _ in drive(system, batch_for(setup, number).to(device), optimisers):
+                pass
+        states.append(system.state_dict())
+    assert same(states[0], states[1])
+    assert not same(states[0], states[2])
