@@ -24,6 +24,7 @@ CONTRASTS = (Contrast.T1W, Contrast.T2W, Contrast.FLAIR)
 
 
 def main() -> None:
+    """Write the data set."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("label_maps", type=Path)
     parser.add_argument("out", type=Path)

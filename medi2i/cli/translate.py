@@ -168,7 +168,7 @@ def translate(
         raise UsageError(str(error)) from error
     if given is target:
         raise UsageError(f"--from and --to are both {target}; two different contrasts are needed")
-    if output is not None and output.suffix.lower() in OTHER_FORMATS and not output.is_dir():
+    if output is not None and not output.is_dir() and _other_format(output):
         raise UsageError(f'-o "{output}" is no NIfTI file; .nii, .nii.gz or a folder was expected')
     options = Options(
         target, device, batch_size, volume, dtype, seed, preview, overwrite, skip_existing
@@ -199,6 +199,14 @@ def translate(
         if done:
             err.print(f"{len(codes)} of {len(results)} inputs failed; the others are done")
         raise typer.Exit(1 if done else codes[0] if len(set(codes)) == 1 else 3)
+
+
+def _other_format(output: Path) -> bool:
+    """Whether a name is one of a file, and not of NIfTI."""
+    from medi2i.formats.names import EXTENSIONS
+
+    name = output.name.lower()
+    return output.suffix.lower() in OTHER_FORMATS and not name.endswith(EXTENSIONS)
 
 
 def _scans(

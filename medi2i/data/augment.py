@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -21,7 +22,7 @@ class Augmentation:
     Attributes:
         flip: mirror left and right.
         affine: zoom by up to `zoom`, turn by up to `degrees` (about the axial axis for slices).
-        elastic: smooth displacement of up to `displacement` voxels.
+        elastic: smooth displacement of up to `displacement` voxels, less in small windows.
         bias: smooth multiplicative field.
         gamma: brighter or darker middle tones.
         noise: Gaussian, up to `noise_level` of the range.
@@ -71,26 +72,36 @@ class Augmentation:
         )
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the GPU too
-            subject = self._transform(tio, flat=source.shape[3] < 8)(subject)
+            subject = self._transform(tio, source.shape[1:])(subject)
         source, target, weight = (subject[name].data for name in ("source", "target", "weight"))
         return source * 2 - 1, target * 2 - 1, weight.clamp(0, 1)
 
-    def _transform(self, tio: Any, *, flat: bool) -> Any:
-        """The torchio pipeline; `flat` windows keep to their plane."""
+    def _transform(self, tio: Any, shape: Sequence[int]) -> Any:
+        """The torchio pipeline; flat windows keep to their plane."""
+        flat = shape[2] < 8
         turn = (0, 0, 0, 0, -self.degrees, self.degrees) if flat else self.degrees
         low, high = 1 - self.zoom, 1 + self.zoom
         zoom = (low, high, low, high, 1, 1) if flat else (low, high)
-        push = (self.displacement, self.displacement, 0 if flat else self.displacement)
         axes = (0, 1) if flat else (0, 1, 2)
         source = {"include": ["source"]}
-        steps = [
-            (self.flip, tio.RandomFlip(axes=(0,), flip_probability=1.0)),
-            (self.affine, tio.RandomAffine(scales=zoom, degrees=turn, default_pad_value=0.0)),
-            (self.elastic, tio.RandomElasticDeformation(7, push, locked_borders=0)),
-            (self.anisotropy, tio.RandomAnisotropy(axes, (1.5, 3.0), **source)),
-            (self.gamma, tio.RandomGamma((-0.4, 0.4), **source)),
-            (self.bias, tio.RandomBiasField(0.3, **source)),
-            (self.noise, tio.RandomNoise(0, (0, self.noise_level), **source)),
+        steps: list[tuple[float, Callable[[], Any]]] = [
+            (self.flip, lambda: tio.RandomFlip(axes=(0,), flip_probability=1.0)),
+            (self.affine, lambda: tio.RandomAffine(zoom, turn, default_pad_value=0.0)),
+            (self.elastic, lambda: self._bend(tio, shape, flat=flat)),
+            (self.anisotropy, lambda: tio.RandomAnisotropy(axes, (1.5, 3.0), **source)),
+            (self.gamma, lambda: tio.RandomGamma((-0.4, 0.4), **source)),
+            (self.bias, lambda: tio.RandomBiasField(0.3, **source)),
+            (self.noise, lambda: tio.RandomNoise(0, (0, self.noise_level), **source)),
         ]
-        chosen = [step for chance, step in steps if torch.rand(()) < chance]
-        return tio.Compose(chosen)
+        return tio.Compose([make() for chance, make in steps if torch.rand(()) < chance])
+
+    def _bend(self, tio: Any, shape: Sequence[int], *, flat: bool) -> Any:
+        """An elastic deformation by seven random knots along each axis."""
+        # four cells lie between them; pushed by more than half of one, space would fold
+        push = [min(self.displacement, (size - 1) / 8) for size in shape]
+        if flat:
+            push[2] = 0.0
+        knots = tio.RandomElasticDeformation.get_params((7, 7, 7), push, 0)
+        if flat:
+            knots[:] = knots[:, :, :1]  # neighbouring slices must still lie on each other
+        return tio.ElasticDeformation(knots, push)

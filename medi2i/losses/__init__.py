@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from medi2i.losses.adversarial import contest, deceive
-from medi2i.losses.reconstruction import absolute_error, squared_error, structural_dissimilarity
+from medi2i.losses.reconstruction import (
+    absolute_error,
+    aligned,
+    squared_error,
+    structural_dissimilarity,
+)
 
 __all__ = [
     "absolute_error",
+    "aligned",
     "contest",
     "deceive",
     "squared_error",

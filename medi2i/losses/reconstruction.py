@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["absolute_error", "squared_error", "structural_dissimilarity"]
+__all__ = ["absolute_error", "aligned", "squared_error", "structural_dissimilarity"]
 
 
 def absolute_error(predicted: Tensor, reference: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -65,6 +65,32 @@ def structural_dissimilarity(
         inside = (slice(None), slice(None), *[slice(radius, -radius)] * (predicted.dim() - 2))
         weight = weight[inside]
     return _mean(1 - ssim, weight)
+
+
+def aligned(predicted: Tensor, reference: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The prediction under the gain and offset that bring it closest to the reference.
+
+    MRI has no unit and hospitals set their sequences differently, so how bright a target will be
+    cannot be known from the source; where its structures lie can. A loss on the aligned prediction
+    asks for the latter. Gain (kept in [1/4, 4]) and offset are the least-squares solution for each
+    sample and channel, and constants to the gradient.
+
+    Args:
+        predicted, reference: (B, C, *spatial).
+        weight: (B, 1 or C, *spatial), or None.
+    """
+    with torch.no_grad():
+        p, r = predicted.float(), reference.float()
+        w = torch.ones_like(p) if weight is None else weight.expand(p.shape).float()
+        axes = tuple(range(2, p.dim()))
+        total = w.sum(axes, keepdim=True).clamp_min(1e-6)
+        mean_p = (w * p).sum(axes, keepdim=True) / total
+        mean_r = (w * r).sum(axes, keepdim=True) / total
+        variance = (w * (p - mean_p).square()).sum(axes, keepdim=True)
+        covariance = (w * (p - mean_p) * (r - mean_r)).sum(axes, keepdim=True)
+        gain = (covariance / variance.clamp_min(1e-6)).clamp(0.25, 4.0)
+        offset = mean_r - gain * mean_p
+    return predicted * gain + offset
 
 
 def _mean(error: Tensor, weight: Tensor | None) -> Tensor:

@@ -88,10 +88,7 @@ def simulate_scans(
     _fatten(bent, rng)
     if lesions and rng.random() < 0.7:
         _insert_lesions(bent, rng)
-    if skull:
-        visible = np.ones(bent.shape, bool)
-    else:
-        visible = _brain(bent, grow=int(rng.integers(1, 3)))
+    visible = np.ones(bent.shape, bool) if skull else _brain(bent, int(rng.integers(1, 3)))
     tissues = _tissues(rng)
     texture = _texture(bent.shape, rng)
 
@@ -270,7 +267,7 @@ def _texture(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[Field, F
 def _smooth(shape: tuple[int, ...], rng: np.random.Generator, scale: float) -> Field:
     """Gaussian noise of about unit variance, smooth over `scale` voxels."""
     step = max(1.0, scale / 1.5)  # coarse noise, then interpolation: cheap at any scale
-    coarse = [int(math.ceil(n / step)) + 3 for n in shape]
+    coarse = [math.ceil(n / step) + 3 for n in shape]
     noise = ndimage.gaussian_filter(rng.standard_normal(coarse, np.float32), scale / step)
     noise /= max(float(noise.std()), 1e-6)
     if step == 1.0:

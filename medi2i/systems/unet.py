@@ -16,7 +16,8 @@ from typing import Literal
 from torch import Tensor
 
 from medi2i.batch import Batch, Pairing
-from medi2i.losses import absolute_error, squared_error, structural_dissimilarity
+from medi2i.errors import UsageError
+from medi2i.losses import absolute_error, aligned, squared_error, structural_dissimilarity
 from medi2i.networks.layers import Norm, pad_to_multiple
 from medi2i.networks.unet import UNet
 from medi2i.systems.base import Paper, Translator, Turn, one_hot
@@ -43,6 +44,9 @@ class UNetRegression(Translator):
         fold: space folded into channels at the door (see `networks.unet.UNet`).
         error: "absolute" or "squared".
         ssim: weight of 1 - SSIM beside the voxel error.
+        anchor: None compares voxel by voxel as the papers do. A number compares the prediction
+            under its best gain and offset (see `losses.aligned`), and weighs the plain error, which
+            then only keeps the scale in place.
         conditioning: how one network serves several targets. "film": the condition scales and
             shifts every feature. "heads": one output channel per target, of which the condition
             picks one; a round then learns from every target that was acquired.
@@ -69,6 +73,7 @@ class UNetRegression(Translator):
         fold: int = 1,
         error: Literal["absolute", "squared"] = "absolute",
         ssim: float = 0.0,
+        anchor: float | None = None,
         conditioning: Literal["film", "heads"] = "film",
     ) -> None:
         super().__init__(
@@ -93,23 +98,30 @@ class UNetRegression(Translator):
         )
         self.error = {"absolute": absolute_error, "squared": squared_error}[error]
         self.ssim = ssim
+        self.anchor = anchor
 
     def play(self, batch: Batch) -> Iterator[Turn]:
+        """One turn: the voxel error, and 1 - SSIM where it has a weight."""
         if self.heads:
             predicted, target, weight = self.all_heads(batch.source), batch.every, batch.weight
             if target is None or batch.known is None:
-                raise ValueError("heads learn from `every` target; the batch brings none")
+                raise UsageError("heads learn from `every` target; the batch brings none")
             acquired = batch.known.reshape(*batch.known.shape, *[1] * self.dims).to(target.dtype)
             weight = acquired if weight is None else weight * acquired
         else:
             predicted = self.translate(batch.source, target=batch.target_contrast)
             target, weight = batch.target, batch.weight
-        losses = {"error": self.error(predicted, target, weight)}
+        losses = {}
+        if self.anchor is not None:
+            losses["anchor"] = self.anchor * self.error(predicted, target, weight)
+            predicted = aligned(predicted, target, weight)
+        losses["error"] = self.error(predicted, target, weight)
         if self.ssim:
             losses["ssim"] = self.ssim * structural_dissimilarity(predicted, target, weight)
         yield Turn("regressor", **losses)
 
     def translate(self, source: Tensor, *, target: Tensor | None = None) -> Tensor:
+        """See :meth:`Translator.translate`."""
         condition = one_hot(target, self.conditions, source)
         if self.heads and condition is not None:
             picked = condition.reshape(*condition.shape, *[1] * self.dims)

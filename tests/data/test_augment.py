@@ -41,9 +41,7 @@ def tissue(image: Tensor) -> Tensor:
 @pytest.mark.parametrize("change", [*SPATIAL, *LOOKS])
 def test_the_same_seed_gives_the_same_bytes(change: str, shape: tuple[int, ...]) -> None:
     image, change_ = window(shape), only(change)
-    first, second, other = (
-        change_(image, image, tissue(image), seed=seed) for seed in (1, 1, 2)
-    )
+    first, second, other = (change_(image, image, tissue(image), seed=seed) for seed in (1, 1, 2))
     for one, again in zip(first, second, strict=True):
         assert one.shape == image.shape
         assert torch.isfinite(one).all()

@@ -157,9 +157,7 @@ def test_a_table(tree: Tree) -> None:
         "p1\ta\t40\tone/t1.nii.gz\tone/t2.nii.gz\tn/a\ttrain\n"
         "p2\t\t50\tt1 of p2.nii\t\t\t\n"
     )
-    root = tree(
-        {"study.tsv": table, **scans("one/t1.nii.gz", "one/t2.nii.gz", "t1 of p2.nii")}
-    )
+    root = tree({"study.tsv": table, **scans("one/t1.nii.gz", "one/t2.nii.gz", "t1 of p2.nii")})
     cohort = find_cohort(root / "study.tsv")
     assert named(cohort) == [("p1_a", "p1", "train"), ("p2", "p2", None)]
     first, second = cohort

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,27 +17,7 @@ from medi2i.systems import SYSTEMS, Translator
 from medi2i.task import Task, View
 from medi2i.training.trainer import Optimiser, Plan, Trainer
 
-SMALL: dict[str, dict[str, Any]] = {
-    "pix2pix": {"depth": 3, "features": 4, "patch": 1},
-    "unet": {"features": (4, 8), "ssim": 0.5},
-}
-"""Constructor arguments that make a system quick. Nothing else here knows a system."""
-
 T1W, T2W, FLAIR = Contrast.T1W, Contrast.T2W, Contrast.FLAIR
-
-
-class Setup(NamedTuple):
-    """A system with a task and a view."""
-
-    name: str
-    task: Task
-    view: View
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (16, 24) if self.view.dims == 2 else (16, 16, 16)
-
-
 SETUPS = {
     "2-D": (Task((T1W,), (T2W,)), View(dims=2)),
     "2-D on demand": (Task((T1W, T2W, FLAIR), (T1W, T2W, FLAIR), True), View(dims=2, slices=3)),
@@ -46,19 +26,52 @@ SETUPS = {
 }
 
 
-@pytest.fixture(params=SYSTEMS)
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+class Small(NamedTuple):
+    """A system with constructor arguments that make it quick, and the setups worth a test."""
+
+    system: str
+    arguments: dict[str, Any]
+    setups: Sequence[str] = tuple(SETUPS)
 
 
-@pytest.fixture(params=SETUPS)
-def setup(request: pytest.FixtureRequest, name: str) -> Setup:
-    return Setup(name, *SETUPS[request.param])
+SMALL = {
+    "pix2pix": Small("pix2pix", {"depth": 3, "features": 4, "patch": 1}),
+    "unet": Small("unet", {"features": (4, 8), "ssim": 0.5}),
+    "unet with heads": Small(
+        "unet", {"features": (4, 8), "conditioning": "heads"}, ["2-D on demand"]
+    ),
+}
+"""The only place here that knows a system."""
+
+
+class Setup(NamedTuple):
+    """A system with a task and a view."""
+
+    name: str
+    arguments: dict[str, Any]
+    task: Task
+    view: View
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (16, 24) if self.view.dims == 2 else (16, 16, 16)
+
+
+ALL = {
+    f"{label}, {name}": Setup(small.system, small.arguments, *SETUPS[name])
+    for label, small in SMALL.items()
+    for name in small.setups
+}
+
+
+@pytest.fixture(params=ALL)
+def setup(request: pytest.FixtureRequest) -> Setup:
+    return ALL[request.param]
 
 
 def build(setup: Setup, device: torch.device, seed: int = 0) -> Translator:
     torch.manual_seed(seed)
-    return build_system(setup.name, SMALL[setup.name], setup.task, setup.view).to(device)
+    return build_system(setup.name, setup.arguments, setup.task, setup.view).to(device)
 
 
 def batch_for(setup: Setup, number: int = 0, size: int = 2) -> Batch:
@@ -69,14 +82,21 @@ def batch_for(setup: Setup, number: int = 0, size: int = 2) -> Batch:
         return 2 * torch.rand(size, count, *setup.shape, generator=random) - 1
 
     demand = setup.task.conditions
-    asked = (torch.arange(size) + number) % demand if demand else None
+    subjects = tuple(f"sub-{index}" for index in range(size))
+    weight = (image(1) + 1) / 2
+    if not demand:
+        return Batch(image(channels), image(setup.task.outputs), weight, subjects=subjects)
+    asked = (torch.arange(size) + number) % demand
+    every = image(demand)
     return Batch(
         image(channels),
-        image(setup.task.outputs),
-        (image(1) + 1) / 2,
-        None if asked is None else (asked + 1) % demand,
-        asked,
-        tuple(f"sub-{index}" for index in range(size)),
+        every[torch.arange(size), asked, None],
+        weight,
+        source_contrast=(asked + 1) % demand,
+        target_contrast=asked,
+        every=every,
+        known=torch.nn.functional.one_hot((asked + 1) % demand, demand) == 0,
+        subjects=subjects,
     )
 
 
@@ -104,11 +124,12 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_every_system_is_under_contract() -> None:
-    assert set(SMALL) == set(SYSTEMS), "give each system its quick arguments in SMALL"
+    named = {small.system for small in SMALL.values()}
+    assert named == set(SYSTEMS), "give each system its quick arguments in SMALL"
 
 
-def test_all_parameters_belong_to_exactly_one_player(name: str, device: torch.device) -> None:
-    system = build(Setup(name, *SETUPS["2-D"]), device)
+def test_all_parameters_belong_to_exactly_one_player(setup: Setup, device: torch.device) -> None:
+    system = build(setup, device)
     owned = [id(p) for player in system.players for p in system.parameters_of(player)]
     assert sorted(owned) == sorted(id(p) for p in system.parameters())
 
@@ -160,7 +181,7 @@ def test_a_model_folder_gives_the_same_network_back(
     system = build(setup, device)
     for _ in drive(system, batch_for(setup).to(device), plain_optimisers(system)):
         pass  # so that statistics, if it keeps any, are not those of a fresh network
-    model = Model("contract", setup.name, SMALL[setup.name], setup.task, setup.view, system.eval())
+    model = Model("contract", setup.name, setup.arguments, setup.task, setup.view, system.eval())
     again = read_model(write_model(model, tmp_path))
     assert (again.task, again.view, again.system_name) == (setup.task, setup.view, setup.name)
     assert same(

@@ -102,6 +102,32 @@ def test_the_condition_decides_once_it_is_trained() -> None:
         system.translate(source)
 
 
+def test_heads_learn_from_every_target_that_was_acquired() -> None:
+    system = small(conditions=3, conditioning="heads")
+    source, every = blobs(2), torch.randn(2, 3, 32, 32)
+    known = torch.tensor([[True, False, False], [True, True, False]])
+    batch = Batch(
+        source, every[:, :1], target_contrast=torch.tensor([0, 1]), every=every, known=known
+    )
+    (turn,) = system.play(batch)
+    error = (system.all_heads(source) - every).abs().mean((2, 3))
+    torch.testing.assert_close(turn.losses["error"], error[known].mean())
+    turn.objective.backward()
+    head: Any = system.network.head
+    assert head.weight.grad[:2].any()
+    assert not head.weight.grad[2].any(), "nobody has the third"
+    with pytest.raises(UsageError, match="heads learn from `every` target"):
+        next(system.play(Batch(source, every[:, :1])))
+
+
+def test_the_condition_picks_a_head() -> None:
+    system = small(conditions=3, conditioning="heads").eval()
+    source, asked = blobs(2), torch.tensor([2, 0])
+    heads = system.all_heads(source)
+    translated = system.translate(source, target=asked)
+    assert torch.equal(translated, torch.stack([heads[0, 2], heads[1, 0]])[:, None])
+
+
 def test_losses_are_named_and_weighted_where_they_are_written() -> None:
     source, target = blobs(2), -blobs(2)
     weight = torch.rand(2, 1, 32, 32)
