@@ -264,7 +264,8 @@ def remember(config: Config, folder: Path) -> None:
     """
     text = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
     path = folder / "config.yaml"
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
+    begun = (folder / "checkpoint.pt").is_file() and path.is_file()
+    if begun and path.read_text(encoding="utf-8") != text:
         raise ConfigError(
             f'"{folder}" holds a run with another configuration (see "{path}"); '
             "resume it with its own, or choose another folder"

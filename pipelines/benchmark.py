@@ -31,6 +31,7 @@ METHODS = ("medi2i", "MONAI")
 
 
 def main() -> None:
+    """Read the arguments, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="default", help="name or folder of a model")
     parser.add_argument("--size", type=int, nargs=3, default=(240, 240, 155), metavar="N")
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--out", type=Path, help="keep the scan and both translations here")
     parser.add_argument("--json", type=Path, help="write every number to this file")
-    parser.add_argument("--child", choices=["scan", *METHODS], help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=["scan", *METHODS, "agreement"], help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.repeats < 1:
         parser.error("--repeats must be at least 1")
@@ -47,8 +48,12 @@ def main() -> None:
             "scan": make_scan,
             "medi2i": translate_with_medi2i,
             "MONAI": translate_with_monai,
+            "agreement": agreement,
         }
-        print(json.dumps(children[chosen.child](chosen)))
+        try:
+            print(json.dumps(children[chosen.child](chosen)))
+        except ValueError as error:  # what medi2i refuses is a ValueError
+            sys.exit(str(error))
         return
     with tempfile.TemporaryDirectory() as scratch:
         chosen.out = chosen.out or Path(scratch)
@@ -61,12 +66,13 @@ def main() -> None:
 def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     """All runs, and what follows from them."""
     # This process stays small: on Linux a child's peak memory starts with that of its parent.
-    about = in_child("scan", chosen)
+    about = {**in_child("scan", chosen), "repeats": chosen.repeats}
     runs: list[dict[str, dict[str, Any]]] = []
     for turn in range(chosen.repeats):
         order = METHODS if turn % 2 == 0 else METHODS[::-1]
         runs.append({method: in_child(method, chosen) for method in order})
         print(f"turn {turn + 1} of {chosen.repeats} done", file=sys.stderr)
+    about |= in_child("agreement", chosen)
     medians = {
         method: {key: statistics.median(run[method][key] for run in runs) for key in measured}
         for method, measured in runs[0].items()
@@ -85,15 +91,14 @@ def in_child(task: str, chosen: argparse.Namespace) -> dict[str, Any]:
     command += ["--size", *map(str, chosen.size), "--device", chosen.device]
     command += ["--out", str(chosen.out)]
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
-    if run.returncode:
-        sys.exit(f"the run of {task} ended with exit code {run.returncode}")
+    if run.returncode:  # it has said why
+        sys.exit(run.returncode)
     result: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
     return result
 
 
 def as_markdown(record: dict[str, Any]) -> str:
     """A table of medians and ratios."""
-    units = {"seconds": "s", "memory": "MiB"}
     lines = [
         ", ".join(f"{key} {value}" for key, value in record["about"].items()),
         "",
@@ -101,15 +106,10 @@ def as_markdown(record: dict[str, Any]) -> str:
         "|---|---:|---:|---:|",
     ]
     for key in record["medians"][METHODS[0]]:
-        values = [record["medians"][method][key] for method in METHODS]
-        kind, _, name = key.partition(" ")
-        if kind == "share":
-            cells = [f"{value:.0%}" for value in values]
-        else:
-            cells = [f"{value:.2f}" if kind == "seconds" else f"{value:.0f}" for value in values]
+        pattern = "{:.0%}" if "share" in key else "{:.0f}" if "MiB" in key else "{:.2f}"
+        cells = [pattern.format(record["medians"][method][key]) for method in METHODS]
         ratio = f"{record['ratios'][key]:.2f}" if key in record["ratios"] else ""
-        title = f"{name}, {units[kind]}" if kind in units else name
-        lines.append(f"| {title} | {' | '.join(cells)} | {ratio} |")
+        lines.append(f"| {key} | {' | '.join(cells)} | {ratio} |")
     return "\n".join(lines)
 
 
@@ -122,6 +122,7 @@ class Clock:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        """Count what happens within the block."""
         began = time.perf_counter()
         yield
         self.seconds[stage] += time.perf_counter() - began
@@ -130,11 +131,11 @@ class Clock:
         """What a child reports."""
         total, peak = sum(self.seconds.values()), peak_memory()
         return {
-            **{f"seconds {stage}": seconds for stage, seconds in self.seconds.items()},
-            "seconds in all": total,
-            "share of the network": self.seconds["network"] / total,
-            "memory at its peak": peak,
-            "memory above imports and model": peak - self.at_start,
+            **{f"{stage}, s": seconds for stage, seconds in self.seconds.items()},
+            "in all, s": total,
+            "network's share": self.seconds["network"] / total,
+            "peak memory, MiB": peak,
+            "of it above imports and model, MiB": peak - self.at_start,
         }
 
 
@@ -179,7 +180,6 @@ def make_scan(chosen: argparse.Namespace) -> dict[str, Any]:
         "device": "cuda" if chosen.device != "cpu" and torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
         "processor": f"{platform.machine()} with {os.cpu_count()} cores",
-        "repeats": chosen.repeats,
     }
 
 
@@ -204,14 +204,19 @@ def translate_with_monai(chosen: argparse.Namespace) -> dict[str, Any]:
     """The same network in the transforms and the inferer that a MONAI user would reach for."""
     import numpy as np
     import torch
-    from monai.data import MetaTensor
-    from monai.inferers import SlidingWindowInferer
-    from monai.transforms import EnsureChannelFirst, LoadImage, SaveImage, ScaleIntensityRange
+    from monai.data import MetaTensor  # type: ignore[attr-defined]
+    from monai.inferers import SlidingWindowInferer  # type: ignore[attr-defined]
+    from monai.transforms import (  # type: ignore[attr-defined]
+        EnsureChannelFirst,
+        LoadImage,
+        SaveImage,
+        ScaleIntensityRange,
+    )
 
     from medi2i import load_model
 
     model = load_model(chosen.model)
-    source, target = source_and_target(model)
+    _, target = source_and_target(model)
     wanted = model.task.targets.index(target)
     device = "cuda" if chosen.device != "cpu" and torch.cuda.is_available() else "cpu"
     network = model.system.to(device).eval()
@@ -231,11 +236,13 @@ def translate_with_monai(chosen: argparse.Namespace) -> dict[str, Any]:
 
     with torch.inference_mode():
         with clock("load"):
-            image = EnsureChannelFirst()(LoadImage(image_only=True)(chosen.out / "scan.nii.gz"))
+            image: Any = LoadImage(image_only=True)(chosen.out / "scan.nii.gz")
+            image = EnsureChannelFirst()(image)
         with clock("normalise"):
             low, high = np.percentile(image.numpy(), (0.5, 99.5))
             scale = ScaleIntensityRange(low, high, -1, 1)
-            volume = scale(image).as_tensor()[None].to(device)
+            scaled: Any = scale(image)
+            volume = scaled.as_tensor()[None].to(device)
         began = time.perf_counter()
         if flat:
             volume = with_neighbours(volume, model.view.slices)
@@ -260,8 +267,21 @@ def translate_with_monai(chosen: argparse.Namespace) -> dict[str, Any]:
                 resample=False,
                 print_log=False,
             )
-            save(MetaTensor(voxels, affine=image.affine, meta=image.meta))
+            save(MetaTensor(voxels, meta=image.meta))
     return clock.result()
+
+
+def agreement(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Whether both did the same work: they differ in how they scale intensities alone."""
+    import numpy as np
+
+    from medi2i import load_volume
+
+    one, other = (
+        load_volume(chosen.out / f"scan_{method.lower()}.nii.gz").voxels for method in METHODS
+    )
+    correlation = np.corrcoef(one.ravel(), other.ravel())[0, 1]
+    return {"correlation of both translations": round(float(correlation), 5)}
 
 
 def with_neighbours(volume: Tensor, slices: int) -> Tensor:

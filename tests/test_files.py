@@ -11,7 +11,7 @@ import pytest
 
 from medi2i import files
 from medi2i.errors import InputError, MissingFileError, OutputError
-from medi2i.files import GZIP_ERRORS, atomic_write, gunzip, gzipped
+from medi2i.files import GZIP_ERRORS, atomic_write, gunzip, gzipped, staging
 
 
 @pytest.fixture(params=["isal", "standard library"])
@@ -168,3 +168,51 @@ def test_a_disk_that_is_really_full(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(OutputError, match="disk is full"):
         atomic_write(tmp_path / "a", say(b"x" * 100_000))
     assert everything(tmp_path) == []
+
+
+def test_staged_files_appear_together(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "deep"
+    with staging(folder, ["a", "b"]) as stage:
+        for name in ("a", "b", "forgotten"):
+            (stage / name).write_text(name)
+        assert [path for path in folder.iterdir() if path != stage] == []
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"a": "a", "b": "b"}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_staging_that_fails_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    def fail() -> None:
+        with staging(tmp_path / "new", ["a"]) as stage:
+            (stage / "a").write_text("a")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_staging_keeps_what_exists(tmp_path: Path) -> None:
+    (tmp_path / "b").write_text("old")
+
+    def write() -> None:
+        with staging(tmp_path, ["a", "b"], overwrite=False) as stage:
+            for name in ("a", "b"):
+                (stage / name).write_text("new")
+
+    with pytest.raises(OutputError, match="exists already"):
+        write()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"b": "old"}
+
+
+def test_staging_names_the_place_and_not_itself(tmp_path: Path) -> None:
+    def write() -> None:
+        with staging(tmp_path, ["a"]) as stage:
+            (stage / "a").mkdir()
+            atomic_write(stage / "a", lambda stream: None)
+
+    with pytest.raises(OutputError, match="is a folder") as caught:
+        write()
+    assert f'"{tmp_path / "a"}"' in str(caught.value)
+    with pytest.raises(OutputError, match="cannot be written"), staging(tmp_path, ["a"]):
+        pass  # nobody made it
+    assert list(tmp_path.iterdir()) == []

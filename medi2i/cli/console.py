@@ -22,6 +22,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from medi2i.errors import Medi2iError
 
@@ -36,6 +37,7 @@ __all__ = [
     "out_of_memory",
     "print_json",
     "progress_bar",
+    "tell",
 ]
 
 P = ParamSpec("P")
@@ -63,8 +65,14 @@ Device = Annotated[DeviceName, typer.Option("--device", help="auto: the GPU wher
 
 def complain(error: Exception) -> None:
     """One sentence on stderr."""
-    err.print("[red]error:[/red] ", end="")
-    err.print(str(error), markup=False, soft_wrap=True)
+    err.print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
+
+
+def tell(line: str) -> None:
+    """A line of results, also while a progress bar is shown."""
+    # On one terminal both streams must go through the console that redraws the bar.
+    console = err if out.is_terminal and err.is_terminal else out
+    console.print(line, markup=False, soft_wrap=True)
 
 
 def ends_well(command: Callable[P, R]) -> Callable[P, R]:

@@ -17,10 +17,10 @@ from medi2i.cli.console import (
     complain,
     ends_well,
     err,
-    out,
     out_of_memory,
     print_json,
     progress_bar,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -476,7 +476,12 @@ def _run(
         watch=watch,
     )
     doubts = (scan.doubt for scan in job.sources.values() if scan.doubt)
-    warnings = (*doubts, *result.warnings, *_coarse(result.volume, options.dtype))
+    warnings = (
+        *doubts,
+        *result.warnings,
+        *_moved(volumes),
+        *_coarse(result.volume, options.dtype),
+    )
     seconds |= result.seconds
 
     began = time.perf_counter()
@@ -503,6 +508,20 @@ def _run(
     }
 
 
+def _moved(volumes: Mapping[Contrast, Volume]) -> list[str]:
+    """A warning for each contrast that lies on another grid than the first."""
+    from medi2i.geometry import canonical_grid, same_grid
+
+    grids = {contrast: canonical_grid(v.shape, v.affine) for contrast, v in volumes.items()}
+    first, reference = next(iter(grids.items()))
+    return [
+        f"{contrast} was brought onto the grid of {first} by their headers alone: "
+        "both must be of one position of the head"
+        for contrast, grid in grids.items()
+        if not same_grid(*reference, *grid)
+    ]
+
+
 def _coarse(volume: Volume, dtype: VoxelType) -> list[str]:
     """A warning where rounding to whole numbers takes the detail away."""
     span = float(volume.voxels.max()) - float(volume.voxels.min())
@@ -515,12 +534,12 @@ def _coarse(volume: Volume, dtype: VoxelType) -> list[str]:
 def _tell(result: Mapping[str, Any], verbose: bool) -> None:
     """One line for a person."""
     if result["status"] == "skipped":
-        out.print(f"{result['output']}  exists, skipped", markup=False, soft_wrap=True)
+        tell(f"{result['output']}  exists, skipped")
         return
     seconds: Mapping[str, float] = result["seconds"]
-    out.print(f"{result['output']}  ({sum(seconds.values()):.1f} s)", markup=False, soft_wrap=True)
+    tell(f"{result['output']}  ({sum(seconds.values()):.1f} s)")
     if verbose:
         parts = ", ".join(f"{stage} {value:.2f} s" for stage, value in seconds.items())
-        out.print(f"  {parts}", markup=False, soft_wrap=True)
+        tell(f"  {parts}")
     for warning in result["warnings"]:
         err.print(f"warning: {warning}", markup=False, soft_wrap=True)

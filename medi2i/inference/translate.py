@@ -26,6 +26,7 @@ from medi2i.zoo import find_model, load_model
 __all__ = ["Translation", "choose_device", "run_model", "translate"]
 
 Scan = Volume | str | Path
+Scans = Scan | Sequence[Scan] | Mapping[str, Scan] | Mapping[Contrast, Scan]
 Watch = Callable[[int, int], None]
 
 WINDOW_VOXELS = 2**19
@@ -53,7 +54,7 @@ class Translation:
 
 
 def translate(
-    scan: Scan | Sequence[Scan] | Mapping[str | Contrast, Scan],
+    scan: Scans,
     *,
     to: str | Contrast,
     source: str | Contrast | None = None,
@@ -227,9 +228,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _by_contrast(
-    scan: Scan | Sequence[Scan] | Mapping[str | Contrast, Scan], source: str | Contrast | None
-) -> dict[Contrast, Scan]:
+def _by_contrast(scan: Scans, source: str | Contrast | None) -> dict[Contrast, Scan]:
     """Each scan under its contrast, as given, or as its name or side-car says."""
     if isinstance(scan, Mapping):
         given = {c if isinstance(c, Contrast) else Contrast.parse(c): s for c, s in scan.items()}

@@ -324,6 +324,16 @@ def test_several_contrasts_of_one_head(call: Call, joint: Path, tmp_path: Path) 
     assert set(record["Normalisation"]["Fitted"]) == {"T1w", "FLAIR"}
 
 
+def test_another_grid_is_said(call: Call, joint: Path, tmp_path: Path) -> None:
+    write_scan(tmp_path / "t1.nii")
+    write_scan(tmp_path / "flair.nii", voxels=head()[1:])
+    answer = call("translate", tmp_path, "--to", "t2", "--model", joint)
+    assert answer.code == 0, answer.err
+    warning = "FLAIR was brought onto the grid of T1w by their headers alone"
+    assert warning in answer.err
+    assert warning in (tmp_path / "t1_desc-synth_T2w.json").read_text()
+
+
 def test_several_contrasts_that_are_named(call: Call, joint: Path, tmp_path: Path) -> None:
     flair, t1 = (write_scan(tmp_path / name) for name in ("b/fla.nii", "a/mprage.nii"))
     answer = call("translate", flair, t1, "--to", "t2", "--model", joint)

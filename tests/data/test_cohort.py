@@ -131,7 +131,7 @@ def test_a_root_that_is_not_there(tmp_path: Path) -> None:
 def test_two_roots_that_disagree(tree: Tree) -> None:
     root = tree({f"a/{name}": text for name, text in BIDS.items()})
     tree({f"b/{name}": text.replace("train", "test") for name, text in BIDS.items()})
-    with pytest.raises(CohortError, match='"sub-1" is in two splits, "train" in .* and "test" in'):
+    with pytest.raises(CohortError, match=r'"sub-1" is in two splits, "train" in .* and "test" in'):
         find_cohort([root / "a", root / "b"])
 
 
@@ -144,7 +144,7 @@ def test_participants_that_contradict_themselves(tree: Tree) -> None:
 def test_a_table_that_puts_sessions_apart(tree: Tree) -> None:
     table = "participant_id,session_id,split,T1w\np1,a,train,x.nii\np1,b,val,y.nii\n"
     root = tree({"table.csv": table, **scans("x.nii", "y.nii")})
-    with pytest.raises(CohortError, match='"p1" is in two splits, "train" in .* and "val" in'):
+    with pytest.raises(CohortError, match=r'"p1" is in two splits, "train" in .* and "val" in'):
         find_cohort(root / "table.csv")
 
 

@@ -15,7 +15,8 @@ SIZES = {2: (16, 24), 3: (16, 8, 24)}
 
 def small(dims: int = 2, **changes: Any) -> UNet:
     torch.manual_seed(0)
-    return UNet(**({"dims": dims, "inputs": 2, "outputs": 1, "features": (4, 6, 8)} | changes))
+    given: dict[str, Any] = {"inputs": 2, "outputs": 1, "features": (4, 6, 8), **changes}
+    return UNet(dims=dims, **given)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import get_args
 
 import pytest
@@ -54,7 +55,7 @@ def test_warmup_climbs_to_the_full_rate(name: ScheduleName) -> None:
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_never_rises_again_and_never_below_zero(name: ScheduleName) -> None:
     values = [factor(name, n, 50) for n in range(60)]
-    assert all(a >= b >= 0 for a, b in zip(values, values[1:], strict=False))
+    assert all(a >= b >= 0 for a, b in pairwise(values))
 
 
 def test_every_name_has_a_schedule() -> None:

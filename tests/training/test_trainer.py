@@ -54,7 +54,7 @@ def supply_of(*values: float, subjects: tuple[str, ...] = ()) -> Callable[[int],
 
 
 def plan(**changes: Any) -> Plan:
-    quiet = {
+    given: dict[str, Any] = {
         "rounds": 4,
         "optimiser": SGD,
         "schedule": "constant",
@@ -62,8 +62,9 @@ def plan(**changes: Any) -> Plan:
         "log_every": 0,
         "validate_every": 0,
         "checkpoint_every": 0,
+        **changes,
     }
-    return Plan(**(quiet | changes))
+    return Plan(**given)
 
 
 def trained(folder: Path, values: tuple[float, ...] = (0.0,), **more: Any) -> Trainer:

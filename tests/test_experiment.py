@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from medi2i.contrasts import Contrast
+from medi2i.data.augment import Augmentation
+from medi2i.errors import CohortError, ConfigError, ContrastError, UsageError
+from medi2i.experiment import Config, read_config, run_experiment
+from medi2i.inference.translate import translate
+from medi2i.model import build_system, read_model
+from medi2i.task import Task, View
+from medi2i.training.trainer import Optimiser, Progress
+
+T1W, T2W, FLAIR = Contrast.T1W, Contrast.T2W, Contrast.FLAIR
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+TINY: dict[str, Any] = {
+    "system": "unet",
+    "task": {"sources": ["t1", "T2w"], "targets": ["T1w", "t2"], "on_demand": True},
+    "arguments": {"features": [4, 8], "norm": "batch"},
+    "view": {"slices": 3},
+    "data": {"size": 16, "augmentation": dict.fromkeys(Augmentation.__dataclass_fields__, 0.0)},
+    "training": {
+        "rounds": 4,
+        "batch_size": 2,
+        "log_every": 2,
+        "validate_every": 2,
+        "checkpoint_every": 2,
+        "workers": 0,
+        "players": {"regressor": {"name": "adamw", "lr": 0.01}},
+    },
+    "card": {"licence": "none"},
+}
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """A YAML file with TINY's content, but for the given keys; None takes one out."""
+
+    def file(name: str = "tiny.yaml", **changes: Any) -> Path:
+        content = {k: v for k, v in (TINY | changes).items() if v is not None}
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return file
+
+
+# ---- configurations
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_configuration_can_be_run(path: Path) -> None:
+    config = read_config(path)
+    with torch.device("meta"):
+        system = build_system(config.system, config.arguments, config.task, config.view)
+    assert set(config.training.players) <= set(system.players)
+
+
+def test_there_are_configurations() -> None:
+    assert CONFIGS
+
+
+def test_words_become_a_run(write: Write) -> None:
+    config = read_config(write("my run.yaml"))
+    assert config.name == "my run"
+    assert config.task == Task((T1W, T2W), (T1W, T2W), on_demand=True)
+    assert config.view == View(slices=3)
+    assert config.arguments == {"features": [4, 8], "norm": "batch"}
+    assert config.training.players == {"regressor": Optimiser("adamw", lr=0.01)}
+    assert not config.data.augmentation.active
+    assert isinstance(config, Config)
+
+
+def test_changes_replace_what_the_file_says(write: Write) -> None:
+    config = read_config(write(), rounds=9, seed=None)
+    assert (config.training.rounds, config.training.seed) == (9, 0)
+    assert read_config(write(training=None), rounds=3).training.rounds == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "sentence"),
+    [
+        ({"taks": 1}, ConfigError, 'tiny.yaml" has the unknown key "taks"; did you mean "task"'),
+        ({"system": None}, ConfigError, 'lacks the key "system"'),
+        ({"task": None}, ConfigError, 'lacks the key "task" with its sources and targets'),
+        ({"task": {"sources": "T1w"}}, ConfigError, "sources of task .* a list of contrasts is"),
+        ({"task": {"sources": ["T1w"]}}, ConfigError, "targets of task .* is None; a list"),
+        ({"task": {"sources": ["t9"], "targets": ["t2"]}}, ContrastError, '"t9" is not a contrast'),
+        (
+            {"task": {"sources": ["t1"], "targets": ["t2"], "on_deman": True}},
+            ConfigError,
+            'unknown key "on_deman"; did you mean "on_demand"',
+        ),
+        ({"view": {"slices": 2}}, UsageError, "slices is 2 with dims 2"),
+        ({"view": {"dim": 2}}, ConfigError, 'view of .* unknown key "dim"; did you mean "dims"'),
+        ({"data": {"augmentation": {"flop": 1}}}, ConfigError, '"flop"; did you mean "flip"'),
+        ({"training": [1]}, ConfigError, r"training of .* is \[1\]; keys and values"),
+        ({"training": {"rounds": "many"}}, ConfigError, "rounds of training of .* is 'many'"),
+        ({"training": {"rounds": 0}}, ConfigError, "rounds is 0; at least 1"),
+        (
+            {"training": {"players": {"regressor": {"lrr": 1}}}},
+            ConfigError,
+            'regressor in players of training .* unknown key "lrr"; did you mean "lr"',
+        ),
+        ({"validation": {"better": "mae"}}, ConfigError, "better .* is 'mae'; Input should be"),
+    ],
+)
+def test_bad_configurations(
+    write: Write, changes: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(error, match=sentence):
+        read_config(write(**changes))
+
+
+# ---- runs
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory, make_study: Any) -> Path:
+    people = {"sub-1": "train", "sub-2": "train", "sub-3": "val", "sub-4": None}
+    folder: Path = make_study(tmp_path_factory.mktemp("study"), people)
+    return folder
+
+
+def test_a_run_from_scans_to_a_model(write: Write, study: Path, tmp_path: Path) -> None:
+    run, prepared, rounds = tmp_path / "run", [], []
+    scores = run_experiment(
+        read_config(write()),
+        [study],
+        run,
+        device="cpu",
+        cache=tmp_path / "cache",
+        prepared=lambda *told: prepared.append(told),
+        watch=lambda progress: rounds.append(progress.played),
+    )
+    assert prepared == [(1, 2, "sub-1"), (2, 2, "sub-2")]
+    assert rounds == [1, 2, 3, 4]
+    routes = ("T1w-T2w", "T2w-T1w")
+    names = ("psnr", "ssim", "mae")
+    assert set(scores) >= {*names, *(f"{route}/{name}" for route in routes for name in names)}
+    mean = sum(scores[f"{route}/ssim"] for route in routes) / 2
+    assert scores["ssim"] == pytest.approx(mean)
+    assert sorted(p.name for p in (run / "samples").iterdir()) == [
+        f"round-{played:07d}_{route}.png" for played in (2, 4) for route in routes
+    ]
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+    best, last = read_model(run / "best"), read_model(run / "last")
+    assert last.name == "tiny"
+    assert last.card == {"licence": "none", "subjects": ["sub-1", "sub-2"], "rounds": 4}
+    assert best.card["rounds"] in (2, 4)
+    scan = study / "sub-3" / "anat" / "sub-3_T1w.nii"
+    assert translate(scan, to="t2", model=run / "best", device="cpu").shape == (24, 20, 12)
+
+    with (run / "log.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["name"] for row in rows if row["round"] == "4"} >= {
+        "rate",
+        "regressor/error",
+        "val/ssim",
+        "val/T1w-T2w/psnr",
+    }
+    again = yaml.safe_load((run / "config.yaml").read_text())
+    assert again["training"]["rounds"] == 4
+    assert again["task"]["sources"] == ["T1w", "T2w"]
+
+
+def test_the_remembered_configuration_is_one(write: Write, study: Path, tmp_path: Path) -> None:
+    config = read_config(write(), rounds=1)
+    run_experiment(config, [study], tmp_path / "run", device="cpu")
+    assert read_config(tmp_path / "run" / "config.yaml") == config
+
+
+def test_another_configuration_may_not_go_on(write: Write, study: Path, tmp_path: Path) -> None:
+    run_experiment(read_config(write(), rounds=1), [study], tmp_path / "run", device="cpu")
+    with pytest.raises(ConfigError, match="holds a run with another configuration"):
+        run_experiment(read_config(write(), rounds=2), [study], tmp_path / "run", device="cpu")
+
+
+def test_a_run_that_was_stopped_goes_on(write: Write, study: Path, tmp_path: Path) -> None:
+    config = read_config(write())
+
+    def stop(progress: Progress) -> None:
+        if progress.played == 3:
+            raise KeyboardInterrupt
+
+    run_experiment(config, [study], tmp_path / "whole", device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(config, [study], tmp_path / "parts", device="cpu", watch=stop)
+    run_experiment(config, [study], tmp_path / "parts", device="cpu")
+    for name in ("last/weights.safetensors", "last/model.json", "log.csv"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_without_a_validation_split_nothing_is_scored(
+    write: Write, tmp_path: Path, make_study: Any
+) -> None:
+    study = make_study(tmp_path / "study", {"sub-1": None})
+    scores = run_experiment(read_config(write(), rounds=2), [study], tmp_path / "run", device="cpu")
+    assert scores == {}
+    weights = [tmp_path / "run" / name / "weights.safetensors" for name in ("best", "last")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert not (tmp_path / "run" / "samples").exists()
+
+
+def test_several_sources_and_targets_in_3d(write: Write, tmp_path: Path, make_study: Any) -> None:
+    people = {"sub-1": "train", "sub-2": "val"}
+    contrasts = ("T1w", "T2w", "FLAIR", "PDw")
+    study = make_study(tmp_path / "study", people, contrasts, shape=(16, 16, 12))
+    config = read_config(
+        write(
+            task={"sources": ["T1w", "FLAIR"], "targets": ["T2w", "PDw"]},
+            view={"dims": 3, "patch": 12},
+            system="pix2pix",
+            arguments={"depth": 3, "features": 2, "patch": 1},
+            training={**TINY["training"], "rounds": 2, "players": {"discriminator": {"lr": 0.01}}},
+        )
+    )
+    scores = run_experiment(config, [study], tmp_path / "run", device="cpu")
+    assert {"T1w+FLAIR-T2w/ssim", "T1w+FLAIR-PDw/ssim"} <= set(scores)
+    model = read_model(tmp_path / "run" / "last")
+    assert model.task == Task((T1W, FLAIR), (T2W, Contrast.PDW))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "sentence"),
+    [
+        ({"validation": {"protocol": "brian-3d"}}, UsageError, "brian-3d"),
+        ({"arguments": {"featurs": [1]}}, ConfigError, 'unknown key "featurs"'),
+        (
+            {"task": {"sources": ["T1w"], "targets": ["FLAIR"]}},
+            CohortError,
+            "none of 2 subjects has T1w and FLAIR; found: T1w 2, T2w 2",
+        ),
+        ({"training": {"players": {"regresor": {}}}}, ConfigError, 'did you mean "regressor"'),
+    ],
+)
+def test_what_stops_a_run_at_the_door(
+    write: Write,
+    study: Path,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    error: type[Exception],
+    sentence: str,
+) -> None:
+    with pytest.raises(error, match=sentence):
+        run_experiment(read_config(write(**changes)), [study], tmp_path / "run", device="cpu")
+
+
+def test_a_run_that_never_began_may_begin_otherwise(
+    write: Write, study: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    training = {**TINY["training"], "rounds": 1, "players": {"regresor": {}}}
+    with pytest.raises(ConfigError, match="regressor"):
+        run_experiment(read_config(write(training=training)), [study], run, device="cpu")
+    assert (run / "config.yaml").is_file()
+    run_experiment(read_config(write(), rounds=1), [study], run, device="cpu")
+
+
+def test_splits_without_a_train(write: Write, tmp_path: Path, make_study: Any) -> None:
+    study = make_study(tmp_path / "study", {"sub-1": "training", "sub-2": "val"})
+    with pytest.raises(CohortError, match='"train"; the splits found are training, val'):
+        run_experiment(read_config(write()), [study], tmp_path / "run", device="cpu")
