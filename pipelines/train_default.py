@@ -18,12 +18,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 import medi2i
 from medi2i.contrasts import Contrast
+from medi2i.data.augment import Augmentation
 from medi2i.data.cohort import find_cohort
+from medi2i.data.pairs import PairedWindows
 from medi2i.evaluation import PointwiseMap
 from medi2i.files import atomic_write
+from medi2i.model import write_model
 
+WINDOWS = 600
 HERE = Path(__file__).parent
 SIMULATED = 48
 
@@ -45,7 +51,8 @@ def main() -> None:
     config = HERE.parent / "configs" / "default.yaml"
     medi2i_("train", config, *command, "-o", run / "training", "--cache", run / "cache", *more)
 
-    model = run / "training" / "last"
+    model = run / "model"
+    calibrate(run / "training" / "last", roots, run / "cache", model)
     maps = fit_pointwise(roots[:2], medi2i.load_model(model).task.pairs())
     text = json.dumps({task: found.as_dict() for task, found in maps.items()}) + "\n"
     atomic_write(model / "pointwise.json", lambda stream: _put(stream, text))
@@ -56,6 +63,37 @@ def main() -> None:
         home = Path(medi2i.__file__).parent / "zoo" / "default"
         for name in ("weights.safetensors", "model.json", "pointwise.json"):
             shutil.copyfile(model / name, home / name)
+
+
+def calibrate(trained: Path, roots: list[Path], cache: Path, calibrated: Path) -> None:
+    """Give each target the brightness it has in the training scans, on the whole.
+
+    The loss asks for structures and leaves gain and offset nearly free; here both are fitted, by
+    least squares over the tissue of WINDOWS training windows, and folded into the head.
+    """
+    model = medi2i.load_model(trained)
+    windows = PairedWindows(
+        find_cohort(roots).split("train"),
+        model.task,
+        model.view,
+        size=128,
+        augmentation=Augmentation.none(),
+        seed=2,
+        cache=cache,
+    )
+    sums = torch.zeros(len(model.task.targets), 5, dtype=torch.float64)
+    with torch.no_grad():
+        for number in range(WINDOWS):
+            window = windows[number]
+            tissue = window.weight[0] > 0.5
+            predicted = model.system.all_heads(window.source[None])[0].double()
+            for head in torch.nonzero(window.known).flatten():
+                p, t = predicted[head][tissue], window.every[head][tissue].double()
+                sums[head] += torch.stack([torch.ones_like(p), p, t, p * p, p * t]).sum(1)
+    mean_p, mean_t, square, product = (sums[:, 1:] / sums[:, :1]).unbind(1)
+    gain = (product - mean_p * mean_t) / (square - mean_p**2)
+    model.system.network.rescale(gain.float(), (mean_t - gain * mean_p).float())
+    write_model(model, calibrated)
 
 
 def fit_pointwise(

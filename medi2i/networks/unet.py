@@ -228,6 +228,15 @@ class UNet(nn.Module):
             x = stage(torch.cat([x, skips.pop()], dim=1), condition)
         return unfold(self.head(x), self.fold_factor)
 
+    @torch.no_grad()
+    def rescale(self, gain: Tensor, offset: Tensor) -> None:
+        """Fold a gain and an offset for each output channel, (outputs,) each, into the head."""
+        copies = len(self.head.weight) // len(gain)  # of each output where space is folded
+        gain, offset = gain.repeat_interleave(copies), offset.repeat_interleave(copies)
+        self.head.weight.mul_(gain.reshape(-1, *[1] * (self.head.weight.dim() - 1)))
+        if self.head.bias is not None:
+            self.head.bias.mul_(gain).add_(offset)
+
     def _initialise(self) -> None:
         """Kaiming normal for slope 0.01, zero biases; a residual block starts as the identity."""
         for module in self.modules():

@@ -109,3 +109,15 @@ def test_initial_weights_are_kaiming_for_slope_001() -> None:
     expected = (2 / (1 + 0.01**2) / (64 * 9)) ** 0.5
     assert float(convolution.weight.detach().std()) == pytest.approx(expected, rel=0.02)
     assert not convolution.bias.any()
+
+
+@pytest.mark.parametrize("fold_factor", [1, 2])
+def test_rescaling_is_a_gain_and_an_offset_of_each_output(fold_factor: int) -> None:
+    network = UNet(dims=2, inputs=1, outputs=2, features=(4, 8), fold_factor=fold_factor).eval()
+    x = torch.randn(1, 1, 16, 16)
+    with torch.no_grad():
+        before = network(x)
+        network.rescale(torch.tensor([2.0, -0.5]), torch.tensor([0.25, 1.0]))
+        after = network(x)
+    torch.testing.assert_close(after[:, 0], 2 * before[:, 0] + 0.25)
+    torch.testing.assert_close(after[:, 1], -0.5 * before[:, 1] + 1)
