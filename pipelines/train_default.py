@@ -28,6 +28,7 @@ from medi2i.data.pairs import PairedWindows
 from medi2i.evaluation import PointwiseMap
 from medi2i.files import atomic_write
 from medi2i.model import write_model
+from medi2i.systems.unet import UNetRegression
 
 WINDOWS = 600
 HERE = Path(__file__).parent
@@ -72,6 +73,9 @@ def calibrate(trained: Path, roots: list[Path], cache: Path, calibrated: Path) -
     least squares over the tissue of WINDOWS training windows, and folded into the head.
     """
     model = medi2i.load_model(trained)
+    system = model.system
+    if not isinstance(system, UNetRegression):
+        raise SystemExit(f"{trained} holds {model.system_name}; a unet with heads was expected")
     windows = PairedWindows(
         find_cohort(roots).split("train"),
         model.task,
@@ -86,13 +90,13 @@ def calibrate(trained: Path, roots: list[Path], cache: Path, calibrated: Path) -
         for number in range(WINDOWS):
             window = windows[number]
             tissue = window.weight[0] > 0.5
-            predicted = model.system.all_heads(window.source[None])[0].double()
+            predicted = system.all_heads(window.source[None])[0].double()
             for head in torch.nonzero(window.known).flatten():
                 p, t = predicted[head][tissue], window.every[head][tissue].double()
                 sums[head] += torch.stack([torch.ones_like(p), p, t, p * p, p * t]).sum(1)
     mean_p, mean_t, square, product = (sums[:, 1:] / sums[:, :1]).unbind(1)
     gain = (product - mean_p * mean_t) / (square - mean_p**2)
-    model.system.network.rescale(gain.float(), (mean_t - gain * mean_p).float())
+    system.network.rescale(gain.float(), (mean_t - gain * mean_p).float())
     write_model(model, calibrated)
 
 

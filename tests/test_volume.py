@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import gzip
 import itertools
-import os
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -438,7 +437,7 @@ def test_what_save_refuses(tmp_path: Path) -> None:
     assert (tmp_path / "a.nii").read_bytes() == before
     save_volume(volume.like(numbered() + 1), tmp_path / "a.nii", overwrite=True)
     assert (tmp_path / "a.nii").read_bytes() != before
-    assert os.listdir(tmp_path) == ["a.nii"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.nii"]
 
 
 def test_long_description_is_cut_between_characters(tmp_path: Path) -> None:

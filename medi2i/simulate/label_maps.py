@@ -202,7 +202,8 @@ def _bent(labels: NDArray[np.int16], rng: np.random.Generator) -> NDArray[np.int
     for axis in range(3):
         at[axis] += np.float32(rng.uniform(1.0, 3.0)) * _smooth(shape, rng, 14.0)
     bent = ndimage.map_coordinates(labels, at, order=0, mode="nearest")
-    return bent[::-1].copy() if rng.random() < 0.5 else bent
+    flipped: NDArray[np.int16] = bent[::-1].copy() if rng.random() < 0.5 else bent
+    return flipped
 
 
 def _fatten(labels: NDArray[np.int16], rng: np.random.Generator) -> None:
@@ -270,9 +271,10 @@ def _smooth(shape: tuple[int, ...], rng: np.random.Generator, scale: float) -> F
     coarse = [math.ceil(n / step) + 3 for n in shape]
     noise = ndimage.gaussian_filter(rng.standard_normal(coarse, np.float32), scale / step)
     noise /= max(float(noise.std()), 1e-6)
+    zoomed: Field = noise
     if step == 1.0:
-        return noise[tuple(slice(0, n) for n in shape)]
-    zoomed = noise
+        zoomed = noise[tuple(slice(0, n) for n in shape)]
+        return zoomed
     for axis, n in enumerate(shape):  # linear, one axis after the other
         position = np.arange(n, dtype=np.float32) / np.float32(step)
         low = position.astype(int)
