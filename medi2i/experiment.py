@@ -142,9 +142,10 @@ def run_experiment(
         background=config.data.background,
         cache=cache,
     )
-    remember(config, folder)
-    supply.prepare(prepared)
     with joined(where) as ranks:
+        if ranks.leads:
+            remember(config, folder)
+        supply.prepare(prepared)
         if ranks.rank:
             torch.manual_seed(plan.seed + ranks.rank)  # each its own dropout; weights come from 0
 

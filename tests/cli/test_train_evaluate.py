@@ -92,7 +92,7 @@ def test_two_scans(call: Call, study: Path, tmp_path: Path) -> None:
     assert "identity" in answer.out
     with (tmp_path / "scores" / "scores.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert {row["method"] for row in rows} == {"synthetic", "identity"}
+    assert {row["method"] for row in rows} == {"synthetic", "identity", "pointwise"}
     assert {row["task"] for row in rows} == {"T1w->T2w"}
     assert len({row["psnr"] for row in rows}) == 1  # the source was handed in as its translation
     before = seen(tmp_path)
