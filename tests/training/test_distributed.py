@@ -24,7 +24,7 @@ arguments: {depth: 3, features: 4, patch: 1}
 data:
   size: 24
   background: 1.0  # all weights alike, so that the mean of two halves is the mean of the whole
-  augmentation: {flip: 0.5, affine: 0, elastic: 0, bias: 0, gamma: 0, noise: 0.5, anisotropy: 0}
+  augmentation: {flip: 0, affine: 0, elastic: 0, bias: 0, gamma: 0, noise: 0, anisotropy: 0}
 training:
   rounds: 8
   batch_size: 4

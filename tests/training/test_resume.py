@@ -18,10 +18,10 @@ task: {sources: [T1w], targets: [T2w]}
 arguments: {depth: 6, features: 2, patch: 1, norm: batch}  # six halvings: it has dropout
 view: {slices: 3}
 data:
-  size: 48
-  augmentation: {flip: 0.5, affine: 0.5, elastic: 0.1, anisotropy: 0.0, bias: 0.2, noise: 0.5}
+  size: 40
+  augmentation: {flip: 0.5, affine: 0.3, elastic: 0, anisotropy: 0, bias: 0, gamma: 0, noise: 0.5}
 training:
-  rounds: 30
+  rounds: 20
   batch_size: 2
   optimiser: {lr: 1e-3}
   schedule: cosine
@@ -37,13 +37,13 @@ validation: {volumes: 1}
 
 LAUNCHER = '''
 """`python -m medi2i train` again and again; forked, so that five runs import torch once."""
-import os, signal, sys, time
-import medi2i.experiment, torchio, torch.utils.tensorboard
+import os, signal, sys
+import medi2i.experiment, torchio, torch._dynamo, torch.utils.tensorboard  # all that takes long
 from medi2i.cli import main
 from medi2i.training.trainer import Trainer
 
 def run(arguments, death):
-    """In a child of its own; killed before the round `death`, at some point within it."""
+    """In a child of its own; killed when it reaches the round `death`."""
     child = os.fork()
     if child == 0:
         round_ = Trainer._round
@@ -62,7 +62,7 @@ def run(arguments, death):
 
 common = sys.argv[1:]
 run([*common, "-o", "whole"], None)
-for number, death in enumerate((3, 12, 26)):  # before a checkpoint, between two, near the end
+for number, death in enumerate((3, 12, 18)):  # before a checkpoint, between two, near the end
     run([*common, "-o", "parts", *["--resume"][:number]], death)
 run([*common, "-o", "parts", "--resume"], None)
 '''
@@ -73,7 +73,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, make_study: Any) -> Path:
     """A folder with whole/, which ran through, and parts/, which was killed three times."""
     folder = tmp_path_factory.mktemp("runs")
     make_study(
-        folder / "study", {"sub-1": "train", "sub-2": "train", "sub-3": "val"}, shape=(40, 36, 12)
+        folder / "study", {"sub-1": "train", "sub-2": "train", "sub-3": "val"}, shape=(36, 32, 8)
     )
     (folder / "run.yaml").write_text(CONFIG)
     (folder / "launcher.py").write_text(LAUNCHER)
@@ -111,4 +111,4 @@ def test_a_killed_run_leaves_no_other_files(runs: Path) -> None:
         return sorted(name for name in found if not name.startswith("tensorboard"))
 
     assert names("parts") == names("whole")
-    assert sum(name.endswith(".png") for name in names("whole")) == 5
+    assert sum(name.endswith(".png") for name in names("whole")) == 3
