@@ -20,7 +20,7 @@ from medi2i.data.registration import load_together
 from medi2i.errors import ConfigError
 from medi2i.evaluation.protocols import protocol
 from medi2i.figures import three_planes
-from medi2i.files import atomic_write
+from medi2i.files import atomic_write, write_whole
 from medi2i.inference.translate import choose_device, run_model
 from medi2i.model import Model, build_system, write_model
 from medi2i.systems import Translator
@@ -174,6 +174,9 @@ def run_experiment(
                 },
             )
 
+        def keep(system: Translator, what: str) -> None:
+            write_model(model_of(system), folder / what)
+
         cases = validation_cases(cohort, config)
         trainer = Trainer(
             system,
@@ -187,7 +190,7 @@ def run_experiment(
                 if cases
                 else None
             ),
-            keep=lambda s, what: void(write_model(model_of(s), folder / what)),
+            keep=keep,
             better=config.validation.better,
             watch=watch if ranks.leads else None,
         )
@@ -271,12 +274,7 @@ def remember(config: Config, folder: Path) -> None:
             f'"{folder}" holds a run with another configuration (see "{path}"); '
             "resume it with its own, or choose another folder"
         )
-    atomic_write(path, lambda stream: void(stream.write(text.encode())), overwrite=True)
-
-
-def void(result: object) -> None:
-    """Forget a result, where a callback must return nothing."""
-    del result
+    write_whole(path, text)
 
 
 def _training_split(cohort: Cohort) -> Cohort:

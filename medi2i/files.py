@@ -16,7 +16,15 @@ from typing import Any, BinaryIO, cast
 
 from medi2i.errors import Medi2iError, OutputError
 
-__all__ = ["GZIP_ERRORS", "atomic_write", "check_writable", "gunzip", "gzipped", "staging"]
+__all__ = [
+    "GZIP_ERRORS",
+    "atomic_write",
+    "check_writable",
+    "gunzip",
+    "gzipped",
+    "staging",
+    "write_whole",
+]
 
 GZIP_ERRORS: tuple[type[Exception], ...] = (EOFError, zlib.error, gzip.BadGzipFile)
 """What reading from `gunzip` raises on truncated or damaged data."""
@@ -102,6 +110,16 @@ def atomic_write(
         raise
     _sync_folder(path.parent)
     return path
+
+
+def write_whole(path: str | Path, content: str | bytes, *, overwrite: bool = True) -> Path:
+    """Put bytes, or text as UTF-8, at `path` in one step. See :func:`atomic_write`."""
+    whole = content.encode() if isinstance(content, str) else content
+
+    def write(stream: BinaryIO) -> None:
+        stream.write(whole)
+
+    return atomic_write(path, write, overwrite=overwrite)
 
 
 def check_writable(path: Path) -> None:

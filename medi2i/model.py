@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from medi2i.config import build, checked
 from medi2i.contrasts import Contrast
 from medi2i.errors import ConfigError, ModelError
-from medi2i.files import atomic_write
+from medi2i.files import write_whole
 from medi2i.normalise import Normaliser
 from medi2i.systems import Translator, system_named
 from medi2i.task import Task, View
@@ -126,8 +126,8 @@ def write_model(model: Model, folder: Path) -> Path:
         "card": dict(model.card),
     }
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    atomic_write(folder / WEIGHTS, lambda stream: _put(stream, weights), overwrite=True)
-    atomic_write(folder / RECORD, lambda stream: _put(stream, text.encode()), overwrite=True)
+    write_whole(folder / WEIGHTS, weights)
+    write_whole(folder / RECORD, text)
     return folder
 
 
@@ -224,7 +224,3 @@ def _task(record: Mapping[str, Any], folder: Path) -> Task:
         return build(Task, record["task"], where=f"task in {where}")
     except ValueError as error:  # every error of medi2i that can come is one
         raise ModelError(f"{where} describes no model that can be built: {error}") from error
-
-
-def _put(stream: Any, content: bytes) -> None:
-    stream.write(content)

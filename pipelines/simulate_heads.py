@@ -17,7 +17,7 @@ import numpy as np
 
 from medi2i import Volume, load_volume, save_volume
 from medi2i.contrasts import Contrast
-from medi2i.files import atomic_write
+from medi2i.files import write_whole
 from medi2i.simulate.label_maps import simulate_scans
 
 CONTRASTS = (Contrast.T1W, Contrast.T2W, Contrast.FLAIR)
@@ -56,13 +56,7 @@ def main() -> None:
     writer = csv.writer(table, delimiter="\t", lineterminator="\n")
     writer.writerow(["participant_id", "split"])
     writer.writerows([name, "train"] for name in names)
-    atomic_write(
-        chosen.out / "participants.tsv", lambda stream: _put(stream, table.getvalue().encode())
-    )
-
-
-def _put(stream: io.RawIOBase | object, content: bytes) -> None:
-    stream.write(content)  # type: ignore[union-attr]
+    write_whole(chosen.out / "participants.tsv", table.getvalue())
 
 
 if __name__ == "__main__":

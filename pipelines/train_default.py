@@ -26,7 +26,7 @@ from medi2i.data.augment import Augmentation
 from medi2i.data.cohort import find_cohort
 from medi2i.data.pairs import PairedWindows
 from medi2i.evaluation import PointwiseMap
-from medi2i.files import atomic_write
+from medi2i.files import write_whole
 from medi2i.model import write_model
 from medi2i.systems.unet import UNetRegression
 
@@ -56,7 +56,7 @@ def main() -> None:
     calibrate(run / "training" / "last", roots, run / "cache", model)
     maps = fit_pointwise(roots[:2], medi2i.load_model(model).task.pairs())
     text = json.dumps({task: found.as_dict() for task, found in maps.items()}) + "\n"
-    atomic_write(model / "pointwise.json", lambda stream: _put(stream, text))
+    write_whole(model / "pointwise.json", text)
     for study in ("volumes", "lgg"):
         scored = ["--split", "val", "-o", run / f"scores-{study}", "--overwrite"]
         medi2i_("evaluate", data / study, "--model", model, *scored)
@@ -128,10 +128,6 @@ def python(script: Path, *arguments: object) -> None:
 def medi2i_(*arguments: object) -> None:
     """Run the command line."""
     subprocess.run([sys.executable, "-m", "medi2i", *map(str, arguments)], check=True)  # noqa: S603
-
-
-def _put(stream: object, text: str) -> None:
-    stream.write(text.encode())  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

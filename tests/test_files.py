@@ -11,7 +11,7 @@ import pytest
 
 from medi2i import files
 from medi2i.errors import InputError, MissingFileError, OutputError
-from medi2i.files import GZIP_ERRORS, atomic_write, gunzip, gzipped, staging
+from medi2i.files import GZIP_ERRORS, atomic_write, gunzip, gzipped, staging, write_whole
 
 
 @pytest.fixture(params=["isal", "standard library"])
@@ -216,3 +216,11 @@ def test_staging_names_the_place_and_not_itself(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"), staging(tmp_path, ["a"]):
         pass  # nobody made it
     assert list(tmp_path.iterdir()) == []
+
+
+def test_whole_text_and_bytes(tmp_path: Path) -> None:
+    assert write_whole(tmp_path / "a" / "x.txt", "ü\n").read_bytes() == b"\xc3\xbc\n"
+    assert write_whole(tmp_path / "x.bin", b"\0\1").read_bytes() == b"\0\1"
+    with pytest.raises(OutputError, match="exists"):
+        write_whole(tmp_path / "x.bin", b"", overwrite=False)
+    assert (tmp_path / "x.bin").read_bytes() == b"\0\1"

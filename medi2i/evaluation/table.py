@@ -9,14 +9,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medi2i.evaluation.protocols import Protocol
 from medi2i.evaluation.scoring import Scores
-from medi2i.files import atomic_write
+from medi2i.files import write_whole
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -159,7 +159,7 @@ class ScoreTable:
                 ends = {name: pair[end] for name, pair in summary.interval.items() if pair}
                 if ends:
                     writer.writerow({"statistic": statistic, **shared, **ends})
-        return _write_text(path, stream.getvalue(), overwrite)
+        return write_whole(path, stream.getvalue(), overwrite=overwrite)
 
     def as_dict(self) -> dict[str, Any]:
         """The protocol's record, every score, means, intervals and notes, as JSON takes them.
@@ -192,7 +192,7 @@ class ScoreTable:
             OutputError: `path` exists, or cannot be written.
         """
         text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-        return _write_text(path, text + "\n", overwrite)
+        return write_whole(path, text + "\n", overwrite=overwrite)
 
     def to_rich(self, *, per_case: bool = True) -> Table:
         """The table for a terminal, with the means and intervals, and the notes below.
@@ -248,10 +248,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
-
-
-def _write_text(path: str | Path, text: str, overwrite: bool) -> Path:
-    def write(stream: BinaryIO) -> None:
-        stream.write(text.encode("utf-8"))
-
-    return atomic_write(Path(path), write, overwrite=overwrite)

@@ -13,7 +13,7 @@ import torch
 
 from medi2i import __version__
 from medi2i.contrasts import Contrast
-from medi2i.files import atomic_write
+from medi2i.files import write_whole
 from medi2i.formats.names import beside
 from medi2i.inference.translate import Translation
 from medi2i.model import Model
@@ -76,8 +76,4 @@ def provenance(
 def write_sidecar(scan: Path, content: Mapping[str, Any]) -> Path:
     """Write `content` as JSON beside a scan."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-    def write(stream: Any) -> None:
-        stream.write(text.encode())
-
-    return atomic_write(beside(scan, ".json"), write, overwrite=True)
+    return write_whole(beside(scan, ".json"), text)

@@ -88,7 +88,7 @@ def translate(
         t2 = medi2i.translate("sub-01_T1w.nii.gz", to="t2")
         medi2i.save_volume(t2, "sub-01_desc-synth_T2w.nii.gz")
     """
-    target = to if isinstance(to, Contrast) else Contrast.parse(to)
+    target = Contrast.parse(to)
     scans = _by_contrast(scan, source)
     if model is None:
         model = find_model(tuple(scans), target)
@@ -231,7 +231,7 @@ def choose_device(name: str) -> torch.device:
 def _by_contrast(scan: Scans, source: str | Contrast | None) -> dict[Contrast, Scan]:
     """Each scan under its contrast, as given, or as its name or side-car says."""
     if isinstance(scan, Mapping):
-        given = {c if isinstance(c, Contrast) else Contrast.parse(c): s for c, s in scan.items()}
+        given = {Contrast.parse(c): s for c, s in scan.items()}
         if len(given) < len(scan):
             raise InputError(
                 f"the scans {', '.join(map(str, scan))} name a contrast twice; one of each "
@@ -244,7 +244,7 @@ def _by_contrast(scan: Scans, source: str | Contrast | None) -> dict[Contrast, S
     if source is not None:
         if len(scans) != 1:
             raise UsageError("`source` names one contrast; give several scans as a mapping")
-        return {source if isinstance(source, Contrast) else Contrast.parse(source): scans[0]}
+        return {Contrast.parse(source): scans[0]}
     named: dict[Contrast, Scan] = {}
     for one in scans:
         contrast = contrast_of(Path(one.name if isinstance(one, Volume) else one))

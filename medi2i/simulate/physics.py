@@ -392,7 +392,7 @@ def protocol(contrast: Contrast | str, *, field: float = 3.0) -> Sequence:
         ContrastError: no protocol for this contrast.
         UsageError: a field other than 1.5 or 3.0 T.
     """
-    wanted = contrast if isinstance(contrast, Contrast) else Contrast.parse(contrast)
+    wanted = Contrast.parse(contrast)
     if wanted not in PROTOCOLS:
         known = ", ".join(str(c) for c in PROTOCOLS)
         raise ContrastError(f"no protocol for {wanted}; there is one for {known}.")

@@ -92,7 +92,7 @@ def phantom(
     >>> [str(contrast) for contrast in scans]
     ['T1w', 'T2w']
     """
-    wanted = [c if isinstance(c, Contrast) else Contrast.parse(c) for c in contrasts]
+    wanted = [Contrast.parse(c) for c in contrasts]
     head = procedural_head(seed, shape=shape, spacing=spacing, skull=skull)
     order = list(Contrast)
     scans: dict[Contrast, Volume] = {}
