@@ -23,6 +23,7 @@ __all__ = [
     "gunzip",
     "gzipped",
     "staging",
+    "whole_folder",
     "write_whole",
 ]
 
@@ -177,6 +178,55 @@ def staging(folder: Path, names: Sequence[str], *, overwrite: bool = True) -> It
             ) from error
         raise
     _sync_folder(folder)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A hidden folder to fill, which becomes `path` at the end of the block in one step.
+
+    When anything fails before, nothing is left, and what was at `path` stays.
+
+    Args:
+        overwrite: False refuses a `path` that exists.
+
+    Raises:
+        OutputError: `path` exists, or cannot be written.
+    """
+    made: list[Path] = []
+    stage: Path | None = None
+    try:
+        if not overwrite and os.path.lexists(path):
+            raise OutputError(f'"{path}" exists already; allow overwriting or choose another name.')
+        _make_folder(path.parent, made)
+        stage = Path(tempfile.mkdtemp(prefix=".medi2i-", dir=path.parent))
+        yield stage
+        stage.chmod(0o777 & ~_umask())
+        if path.is_dir():
+            old = stage.with_name(f"{stage.name}-old")
+            path.replace(old)
+            stage.replace(path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            stage.replace(path)
+    except BaseException as error:
+        if stage is not None:
+            shutil.rmtree(stage, ignore_errors=True)
+        for new in reversed(made):
+            with contextlib.suppress(OSError):
+                new.rmdir()
+        if isinstance(error, OutputError) and stage is not None:
+            raise OutputError(str(error).replace(str(stage), str(path))) from error
+        if isinstance(error, OSError) and not isinstance(error, Medi2iError):
+            raise OutputError(f'"{path}" cannot be written: {_reason(error)}.') from error
+        raise
+    _sync_folder(path.parent)
+
+
+def _umask() -> int:
+    """The permissions that new files do not get; reading it means setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _check_target(path: Path, overwrite: bool) -> None:

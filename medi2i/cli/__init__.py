@@ -8,6 +8,7 @@ from medi2i.cli.demo import demo
 from medi2i.cli.evaluate import evaluate
 from medi2i.cli.info import info
 from medi2i.cli.models import models
+from medi2i.cli.simulate import simulate
 from medi2i.cli.systems import systems
 from medi2i.cli.train import train
 from medi2i.cli.translate import translate
@@ -42,7 +43,7 @@ def _common(
     del version
 
 
-for command in (translate, train, evaluate, systems, demo, info):
+for command in (translate, train, evaluate, simulate, systems, demo, info):
     app.command()(command)
 app.add_typer(models, name="models")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from medi2i.simulate.anatomy import Head, procedural_head
+from medi2i.simulate.lesions import Pathology
 from medi2i.simulate.physics import (
     LABELS,
     PROTOCOLS,
@@ -17,7 +18,9 @@ from medi2i.simulate.physics import (
     relaxation,
     with_contrast_agent,
 )
+from medi2i.simulate.protocols import Style
 from medi2i.simulate.scanner import acquire, phantom
+from medi2i.simulate.simulator import Simulated, simulate
 
 __all__ = [
     "LABELS",
@@ -25,15 +28,19 @@ __all__ = [
     "Head",
     "InversionRecovery",
     "Mprage",
+    "Pathology",
     "Relaxation",
     "Sequence",
+    "Simulated",
     "SpinEcho",
     "SpoiledGradientEcho",
+    "Style",
     "Tissue",
     "acquire",
     "phantom",
     "procedural_head",
     "protocol",
     "relaxation",
+    "simulate",
     "with_contrast_agent",
 ]

@@ -8,16 +8,18 @@ that atlas times about 0.9, with their own proportions, bent by a smooth random 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medi2i.errors import UsageError
+from medi2i.simulate.body import WHITE, brain_of, parenchyma_of
 from medi2i.simulate.brain import draw_brain
 from medi2i.simulate.person import Person
 from medi2i.simulate.physics import Tissue
-from medi2i.simulate.shapes import TISSUES, Canvas, Patch
+from medi2i.simulate.shapes import TISSUES, WHOLE, Canvas, Patch
 from medi2i.simulate.skull import draw_face, draw_skull_and_scalp
 
 __all__ = ["Head", "procedural_head"]
@@ -50,6 +52,35 @@ class Head:
         """Voxels along x, y, z."""
         x, y, z = self.labels.shape
         return x, y, z
+
+    @property
+    def brain(self) -> NDArray[np.bool_]:
+        """(X, Y, Z): what skull-stripping leaves; see `body.Body`."""
+        return brain_of(self.labels)
+
+    @property
+    def parenchyma(self) -> NDArray[np.bool_]:
+        """(X, Y, Z): the brain's own tissue."""
+        return parenchyma_of(self.labels)
+
+    @property
+    def white(self) -> NDArray[np.bool_]:
+        """(X, Y, Z): cerebral white matter."""
+        return np.isin(self.labels, WHITE)
+
+    @property
+    def air(self) -> NDArray[np.bool_]:
+        """(X, Y, Z): outside and inside the head."""
+        empty: NDArray[np.bool_] = self.labels == 0
+        return empty
+
+    def render(self, values: Mapping[Tissue, float]) -> NDArray[np.float32]:
+        """(X, Y, Z) float32: a value per tissue, weighed by its share of each voxel."""
+        image = np.zeros(self.shape, np.float32)
+        for tissue, share in zip(self.tissues, self.shares, strict=True):
+            if value := values[tissue]:
+                image += share * np.float32(value / WHOLE)
+        return image
 
 
 def _draw(person: Person, axes: list[NDArray[np.float32]], edge: float, *, skull: bool) -> Canvas:

@@ -11,7 +11,7 @@ from medi2i.contrasts import Contrast
 from medi2i.errors import UsageError
 from medi2i.simulate.anatomy import Head, procedural_head
 from medi2i.simulate.physics import Sequence, protocol, relaxation, with_contrast_agent
-from medi2i.simulate.shapes import WHOLE, Smooth
+from medi2i.simulate.shapes import Smooth
 from medi2i.volume import Volume
 
 __all__ = ["acquire", "phantom"]
@@ -48,11 +48,7 @@ def acquire(
     enhanced = isinstance(contrast, str) and Contrast.parse(contrast) is Contrast.T1CE
     tissue_of = with_contrast_agent if enhanced else relaxation
 
-    image = np.zeros(head.shape, np.float32)
-    for tissue, share in zip(head.tissues, head.shares, strict=True):
-        signal = sequence.signal(tissue_of(tissue, field=field))
-        if signal:
-            image += share * np.float32(signal / WHOLE)
+    image = head.render({t: sequence.signal(tissue_of(t, field=field)) for t in head.tissues})
     np.abs(image, out=image)
     top = float(np.percentile(image, 99.9))
     if top > 0:
