@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from medi2i.contrasts import Contrast
     from medi2i.evaluation.evaluate import evaluate
+    from medi2i.inference.samples import sample
     from medi2i.inference.translate import translate
     from medi2i.model import Model
     from medi2i.volume import Volume, load_volume, save_volume
@@ -22,6 +23,7 @@ __all__ = [
     "evaluate",
     "load_model",
     "load_volume",
+    "sample",
     "save_volume",
     "translate",
 ]
@@ -33,6 +35,7 @@ _HOMES = {
     "evaluate": "medi2i.evaluation.evaluate",
     "load_model": "medi2i.zoo",
     "load_volume": "medi2i.volume",
+    "sample": "medi2i.inference.samples",
     "save_volume": "medi2i.volume",
     "translate": "medi2i.inference.translate",
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
@@ -16,25 +18,24 @@ def systems(
     as_json: Annotated[bool, typer.Option("--json", help="Print the catalogue as JSON.")] = False,
 ) -> None:
     """List the translation systems: pairing, dimensions, size, paper."""
-    import torch
     from rich.table import Column, Table
 
+    from medi2i.errors import UsageError
     from medi2i.systems import SYSTEMS
 
     rows: list[dict[str, Any]] = []
     for name, kind in SYSTEMS.items():
-        with torch.device("meta"):  # parameters are counted, not made
-            built = {dims: kind(dims=dims) for dims in (2, 3)}
+        sizes: dict[str, int] = {}
+        for dims in (2, 3):
+            with _without_values(), suppress(UsageError):  # not made for so many dimensions
+                sizes[str(dims)] = sum(p.numel() for p in kind(dims=dims).parameters())
         rows.append(
             {
                 "name": name,
                 "pairing": kind.pairing.value,
-                "dims": list(built),
+                "dims": [int(dims) for dims in sizes],
                 "one_to_many": kind.one_to_many,
-                "parameters": {
-                    str(dims): sum(p.numel() for p in system.parameters())
-                    for dims, system in built.items()
-                },
+                "parameters": sizes,
                 "paper": str(kind.paper),
             }
         )
@@ -59,3 +60,26 @@ def systems(
             row["paper"],
         )
     out.print(table)
+
+
+@contextmanager
+def _without_values() -> Iterator[None]:
+    """Within the block networks have shapes alone: parameters are counted, not made."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Unfilled(TorchFunctionMode):
+        """Leaves out the initialising, for which the meta device loads all of torch's compiler."""
+
+        def __torch_function__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            kwargs = kwargs or {}
+            if getattr(function, "__module__", "") == "torch.nn.init" and "tensor" in kwargs:
+                return kwargs["tensor"]
+            if function in (torch.Tensor.normal_, torch.Tensor.uniform_):
+                return args[0]
+            return function(*args, **kwargs)
+
+    with torch.device("meta"), Unfilled():
+        yield

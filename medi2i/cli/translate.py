@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,53 +14,20 @@ from medi2i.cli.console import (
     complain,
     ends_well,
     err,
-    out_of_memory,
     print_json,
-    progress_bar,
     tell,
 )
-from medi2i.cli.jobs import Failed, Found, Job, find_scans, plan_jobs
+from medi2i.cli.jobs import Found, find_scans, plan_jobs
+from medi2i.cli.work import Options, VoxelType, check_places, do_jobs
 
 if TYPE_CHECKING:
-    from medi2i.contrasts import Contrast
     from medi2i.model import Model
-    from medi2i.volume import Volume
 
 __all__ = ["translate"]
 
 
 OTHER_FORMATS = {".dcm", ".gz", ".hdr", ".img", ".mgh", ".mgz", ".mha", ".nrrd", ".png", ".zip"}
 """What nobody calls a folder."""
-
-FINE = 200
-"""A span of intensities that whole numbers can still show."""
-
-
-class VoxelType(StrEnum):
-    """What --dtype takes."""
-
-    FLOAT32 = "float32"
-    FLOAT64 = "float64"
-    UINT8 = "uint8"
-    INT8 = "int8"
-    UINT16 = "uint16"
-    INT16 = "int16"
-    INT32 = "int32"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is the same for all jobs."""
-
-    target: Contrast
-    device: DeviceName
-    batch_size: int | None
-    volume: int | None
-    dtype: VoxelType
-    seed: int
-    preview: bool
-    overwrite: bool
-    skip_existing: bool
 
 
 @ends_well
@@ -101,6 +65,19 @@ def translate(
     volume: Annotated[
         int | None, typer.Option(min=0, help="Which volume of a 4-D scan, from 0.")
     ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Draw this many from a one-to-many system: also written are each of them and "
+            "their standard deviation; the result is their mean.",
+        ),
+    ] = None,
+    uncertainty: Annotated[
+        bool,
+        typer.Option("--uncertainty", help="Also write the error to be expected in each voxel."),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Other samples for another seed.")] = 0,
     preview: Annotated[
         bool, typer.Option("--preview", help="Also write a PNG: source | synthetic.")
     ] = False,
@@ -109,7 +86,6 @@ def translate(
         bool, typer.Option("--skip-existing", help="Leave out what exists.")
     ] = False,
     dtype: Annotated[VoxelType, typer.Option(help="Of the output.")] = VoxelType.FLOAT32,
-    seed: Annotated[int, typer.Option(help="For models that draw samples.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only errors.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Where the time went.")] = False,
@@ -129,6 +105,8 @@ def translate(
         raise UsageError("--overwrite and --skip-existing contradict each other; give one")
     if quiet and verbose:
         raise UsageError("--quiet and --verbose contradict each other; give one")
+    if uncertainty and samples:
+        raise UsageError("--uncertainty and --samples give two maps of one thing; give one")
     try:
         target = Contrast.parse(to)
         given = None if source is None else Contrast.parse(source)
@@ -139,7 +117,17 @@ def translate(
     if output is not None and not output.is_dir() and _other_format(output):
         raise UsageError(f'-o "{output}" is no NIfTI file; .nii, .nii.gz or a folder was expected')
     options = Options(
-        target, device, batch_size, volume, dtype, seed, preview, overwrite, skip_existing
+        target=target,
+        device=device,
+        batch_size=batch_size,
+        volume=volume,
+        dtype=dtype,
+        seed=seed,
+        samples=samples or 0,
+        uncertainty=uncertainty,
+        preview=preview,
+        overwrite=overwrite,
+        skip_existing=skip_existing,
     )
     results: list[dict[str, Any]] = []
     codes: list[int] = []
@@ -153,9 +141,10 @@ def translate(
     try:
         scans = find_scans(inputs, given, target, failed)
         if scans:
-            loaded = _model(model, scans, target, device)
+            loaded = _model(model, scans, options)
             jobs = plan_jobs(scans, loaded, given, target, output, failed)
-            for result in _results(loaded, jobs, options, failed, quiet=quiet or as_json):
+            check_places(jobs, options)
+            for result in do_jobs(loaded, jobs, options, failed, quiet=quiet or as_json):
                 results.append(result)
                 if not (quiet or as_json):
                     _tell(result, verbose)
@@ -177,13 +166,15 @@ def _other_format(output: Path) -> bool:
     return output.suffix.lower() in OTHER_FORMATS and not name.endswith(EXTENSIONS)
 
 
-def _model(name: str | None, scans: Sequence[Found], target: Contrast, device: DeviceName) -> Model:
+def _model(name: str | None, scans: Sequence[Found], options: Options) -> Model:
     """The model asked for, or the first shipped one that serves one of the scans."""
     from medi2i.errors import ContrastError
-    from medi2i.inference.translate import choose_device
+    from medi2i.inference.samples import check_samples
+    from medi2i.inference.translate import check_uncertainty, choose_device
     from medi2i.zoo import find_model, load_model
 
-    choose_device(device)  # refuses one that is not there
+    target = options.target
+    choose_device(options.device)  # refuses one that is not there
     if name is None:
         contrasts = list(dict.fromkeys(scan.contrast for scan in scans))
         refusals: list[ContrastError] = []
@@ -198,125 +189,11 @@ def _model(name: str | None, scans: Sequence[Found], target: Contrast, device: D
     model = load_model(name)
     if target not in model.task.targets:
         raise ContrastError(f'model "{model.name}" turns {model.task}; {target} was asked for')
+    if options.samples:
+        check_samples(model, options.samples)
+    if options.uncertainty:
+        check_uncertainty(model)
     return model
-
-
-def _results(
-    model: Model, jobs: Sequence[Job], options: Options, failed: Failed, *, quiet: bool
-) -> Iterator[dict[str, Any]]:
-    """Run the jobs one after the other, with a progress bar; yield those that end well."""
-    from medi2i.errors import InputError, Medi2iError
-
-    with progress_bar(quiet=quiet) as bar:
-        total = bar.add_task(f"{len(jobs)} scans", total=len(jobs), visible=len(jobs) > 1)
-        for job in jobs:
-            windows = bar.add_task(job.name, total=None)
-
-            def watch(done: int, of: int, task: Any = windows) -> None:
-                bar.update(task, completed=done, total=of)
-
-            try:
-                yield _run(model, job, options, watch)
-            except Medi2iError as error:
-                failed(job.inputs, error)
-            except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error):
-                    raise
-                problem = f"{job.name} needs more memory than device {options.device} has free"
-                failed(job.inputs, InputError(f"{problem}; a smaller --batch-size needs less"))
-            bar.remove_task(windows)
-            bar.advance(total)
-
-
-def _run(
-    model: Model, job: Job, options: Options, watch: Callable[[int, int], None]
-) -> dict[str, Any]:
-    """Load, translate, save; returns the row for the report."""
-    import torch
-
-    from medi2i.formats.names import beside
-    from medi2i.formats.synthetic import PREVIEW, check_free, save_synthetic
-    from medi2i.inference.translate import run_model
-    from medi2i.volume import load_volume
-
-    row: dict[str, Any] = {
-        "input": [str(path) for path in job.inputs],
-        "output": str(job.output),
-    }
-    if job.output.exists() and options.skip_existing:
-        return {**row, "status": "skipped"}
-    check_free(job.output, preview=options.preview, overwrite=options.overwrite)
-
-    seconds: dict[str, float] = {}
-    began = time.perf_counter()
-    volumes = {
-        contrast: load_volume(scan.path, volume=options.volume)
-        for contrast, scan in job.sources.items()
-    }
-    seconds["load"] = time.perf_counter() - began
-    torch.manual_seed(options.seed)
-    result = run_model(
-        model,
-        volumes,
-        options.target,
-        device=options.device,
-        batch_size=options.batch_size,
-        watch=watch,
-    )
-    doubts = (scan.doubt for scan in job.sources.values() if scan.doubt)
-    warnings = (
-        *doubts,
-        *result.warnings,
-        *_moved(volumes),
-        *_coarse(result.volume, options.dtype),
-    )
-    seconds |= result.seconds
-
-    began = time.perf_counter()
-    save_synthetic(
-        job.output,
-        model,
-        {contrast: scan.path for contrast, scan in job.sources.items()},
-        options.target,
-        replace(result, warnings=warnings),
-        device=options.device,
-        seed=options.seed,
-        dtype=options.dtype,
-        shown=dict(list(volumes.items())[:1]) if options.preview else None,
-        overwrite=options.overwrite,
-    )
-    seconds["save"] = time.perf_counter() - began
-    if options.preview:
-        row["preview"] = str(beside(job.output, PREVIEW))
-    return {
-        **row,
-        "status": "done",
-        "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
-        "warnings": list(warnings),
-    }
-
-
-def _moved(volumes: Mapping[Contrast, Volume]) -> list[str]:
-    """A warning for each contrast that lies on another grid than the first."""
-    from medi2i.geometry import canonical_grid, same_grid
-
-    grids = {contrast: canonical_grid(v.shape, v.affine) for contrast, v in volumes.items()}
-    first, reference = next(iter(grids.items()))
-    return [
-        f"{contrast} was brought onto the grid of {first} by their headers alone: "
-        "both must be of one position of the head"
-        for contrast, grid in grids.items()
-        if not same_grid(*reference, *grid)
-    ]
-
-
-def _coarse(volume: Volume, dtype: VoxelType) -> list[str]:
-    """A warning where rounding to whole numbers takes the detail away."""
-    span = float(volume.voxels.max()) - float(volume.voxels.min())
-    if dtype.startswith("float") or span >= FINE:
-        return []
-    loss = f"intensities span {span:.3g} and were rounded to whole numbers ({dtype})"
-    return [f"{loss}: much detail is lost; float32 keeps it"]
 
 
 def _tell(result: Mapping[str, Any], verbose: bool) -> None:

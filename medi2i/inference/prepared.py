@@ -1,0 +1,224 @@
+"""A scan made ready for a network, the way through the network, and the way back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from medi2i.contrasts import Contrast
+from medi2i.errors import ContrastError, UsageError
+from medi2i.model import Model
+from medi2i.normalise import Scaling, fit
+from medi2i.resolution import resize, working_shape
+from medi2i.volume import Volume
+
+__all__ = ["Forward", "Prepared", "Watch", "check_task", "choose_device"]
+
+Forward = Callable[[Tensor, Tensor | None], Tensor]
+"""From windows (B, inputs * slices, *spatial) and the targets asked for, (B,) or None, to images
+(B, kinds * outputs, *spatial): of each kind, such as a mean and its scale, every output."""
+
+Watch = Callable[[int, int], None]
+"""Called with (windows done, windows in all)."""
+
+WINDOW_VOXELS = 2**19
+"""Voxels that go through the network at once unless a batch size is given: eight slices of
+256 x 256, which keeps a processor's cache warm and a GPU busy enough."""
+
+
+class Prepared:
+    """Scans on one grid, normalised, at the resolution that a model knows.
+
+    One preparation serves any number of passes through the network.
+
+    Args:
+        model: moved to the device.
+        scans: by contrast; brought onto the grid of the first by their world coordinates.
+        target: the contrast wanted.
+        device: "auto", "cpu" or "cuda".
+
+    Attributes:
+        system: the model's networks, in evaluation mode on the device.
+        gpus: the numbers of the GPUs that take part; none on the CPU.
+        scaling: the fitted numbers of each source contrast, by name.
+        working_shape: at which the network sees the scan.
+        seconds: spent so far, by stage: normalise, network, stitch.
+
+    Raises:
+        ContrastError: the model does not turn these contrasts into that one.
+        UsageError: there is no such device.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        scans: Mapping[Contrast, Volume],
+        target: Contrast,
+        *,
+        device: str = "auto",
+    ) -> None:
+        sources = tuple(c for c in model.task.sources if c in scans) or tuple(scans)
+        check_task(model, sources, target)
+        self.model = model
+        self.seconds: dict[str, float] = {}
+        where = choose_device(device)
+        self.system = model.system.to(where).eval()
+        if where.type == "cpu" and model.view.dims == 2:
+            self.system.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.gpus = [torch.cuda.current_device()] if where.type == "cuda" else []
+        self._asked = model.task.targets.index(target)
+
+        self._original = scans[sources[0]]
+        self._reference = reference = self._original.canonical()
+        with self.timed("normalise"):
+            self.scaling: dict[str, Scaling] = {}
+            normalised = np.empty((len(sources), *reference.shape), np.float32)
+            for place, contrast in enumerate(sources):
+                volume = reference if place == 0 else scans[contrast].resampled_onto(reference)
+                fitted = fit(model.normaliser, volume.voxels, name=volume.name)
+                self.scaling[str(contrast)] = fitted
+                normalised[place] = fitted.apply(volume.voxels)
+            tensor = torch.from_numpy(normalised).to(where)
+            robust = model.normaliser == "robust"
+            self._air = _air(tensor) if robust else None
+            self._magnitude = robust and reference.voxels.min() >= 0
+            self.working_shape = working_shape(
+                reference.shape, reference.spacing, model.view.spacing, model.view.axes
+            )
+            self._tensor = resize(tensor, self.working_shape)
+
+    def through(
+        self,
+        forward: Forward,
+        *,
+        kinds: int = 1,
+        batch_size: int | None = None,
+        watch: Watch | None = None,
+    ) -> Tensor:
+        """Every window through the network, and back in its place.
+
+        Args:
+            forward: what a window goes through.
+            kinds: of images that come out of it.
+            batch_size: windows that go through at once.
+            watch: told of progress.
+
+        Returns:
+            (kinds, X, Y, Z) of the target, at the working resolution and in the network's values.
+        """
+        tensor, task, flat = self._tensor, self.model.task, self.model.view.dims == 2
+        grid = self.model.view.grid(tensor.shape[1:])
+        if batch_size is None:
+            batch_size = max(1, WINDOW_VOXELS // int(np.prod(grid.window)))
+        stitcher = grid.stitcher(channels=kinds, device=tensor.device)
+        output = 0 if task.on_demand else self._asked
+        with torch.inference_mode():
+            for first in range(0, len(grid), batch_size):
+                numbers = range(first, min(first + batch_size, len(grid)))
+                with self.timed("stitch"):
+                    windows = grid.cut(tensor, numbers)
+                    if flat:  # (N, C, X, Y, k) -> (N, C * k, X, Y)
+                        windows = windows.permute(0, 1, 4, 2, 3).flatten(1, 2)
+                        windows = windows.contiguous(memory_format=torch.channels_last)
+                with self.timed("network"):
+                    wanted = (
+                        torch.full((len(windows),), self._asked, device=tensor.device)
+                        if task.on_demand
+                        else None
+                    )
+                    images = forward(windows, wanted).unflatten(1, (kinds, -1))[:, :, output]
+                    if tensor.is_cuda:
+                        torch.cuda.synchronize(tensor.device)
+                with self.timed("stitch"):
+                    stitcher.add(numbers, images[..., None] if flat else images)
+                if watch is not None:
+                    watch(numbers[-1] + 1, len(grid))
+        return stitcher.result()
+
+    def scan(self, values: Tensor) -> Volume:
+        """What the network made of the scan, as a scan: on the source's grid and intensity scale.
+
+        Args:
+            values: (X, Y, Z) of :meth:`through`; may be overwritten.
+        """
+        reference = self._reference
+        with self.timed("stitch"):
+            output = resize(values[None], reference.shape)[0]
+            if self._air is not None:
+                output.masked_fill_(self._air, -1.0)
+            scaling = next(iter(self.scaling.values()))
+            voxels: NDArray[np.float32] = scaling.invert(output.cpu().numpy())
+            if self._magnitude:
+                np.maximum(voxels, 0, out=voxels)  # a magnitude image stays one
+            return reference.like(voxels, name="").oriented_as(self._original)
+
+    def spread(self, values: Tensor) -> Volume:
+        """What the network says about how far off it may be, on the source's grid and scale.
+
+        Args:
+            values: (X, Y, Z) of :meth:`through`, in the network's values, positive.
+
+        Returns:
+            Expected absolute error, 0 in blank air.
+        """
+        reference = self._reference
+        with self.timed("stitch"):
+            output = resize(values[None], reference.shape)[0]
+            if self._air is not None:
+                output.masked_fill_(self._air, 0.0)
+            scaling = next(iter(self.scaling.values()))
+            voxels = output.cpu().numpy() * np.float32((scaling.high - scaling.low) / 2)
+            return reference.like(voxels, name="").oriented_as(self._original)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time spent in the block to a stage's seconds."""
+        began = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
+
+
+def check_task(model: Model, sources: tuple[Contrast, ...], target: Contrast) -> None:
+    """Raise ContrastError unless the model turns these contrasts into that one."""
+    if target in sources:
+        raise ContrastError(f"the scan is {target} already; another target was expected")
+    if not model.accepts(sources, target):
+        given = " + ".join(map(str, sources))
+        raise ContrastError(
+            f'model "{model.name}" turns {model.task}; {given} -> {target} was asked for'
+        )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" takes the GPU where torch sees one.
+
+    Raises:
+        UsageError: the name is unknown or there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda"):
+        raise UsageError(f'device "{name}" is unknown; auto, cpu or cuda was expected')
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device cuda was asked for, but torch sees no GPU; use auto or cpu")
+    return torch.device(name)
+
+
+def _air(normalised: Tensor) -> Tensor | None:
+    """(C, X, Y, Z) -> (X, Y, Z) bool: blank background beyond a rim of one voxel, or None.
+
+    A stripped or blanked scan has one exact value outside the head; a network's haze has no
+    business there. Scans with noisy air have no such value and are left alone.
+    """
+    blank = (normalised == -1.0).all(0)
+    if float(blank.float().mean()) < 0.05:
+        return None
+    head = functional.max_pool2d((~blank).float().permute(2, 0, 1)[None], 3, stride=1, padding=1)
+    return head[0].permute(1, 2, 0) == 0

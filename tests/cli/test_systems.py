@@ -1,0 +1,64 @@
+"""``medi2i systems``: what the catalogue says of each system."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from medi2i.errors import UsageError
+from medi2i.systems import SYSTEMS
+from tests.cli.conftest import Call
+from tests.inference.chance import Coded
+
+
+class Flat(Coded):
+    """A system for slices alone, with five numbers to learn."""
+
+    def __init__(self, *, dims: int = 2, **settings: Any) -> None:
+        if dims != 2:
+            raise UsageError("slices were expected")
+        super().__init__(dims=dims, **settings)
+        self.line = torch.nn.Linear(4, 1)
+        torch.nn.init.orthogonal_(self.line.weight)
+
+
+def test_what_is_said_of_a_system(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SYSTEMS, "flat", Flat)
+    rows = {row["name"]: row for row in json.loads(call("systems", "--json").out)}
+    assert list(rows) == list(SYSTEMS)
+    assert rows["flat"] == {
+        "name": "flat",
+        "pairing": "paired",
+        "dims": [2],
+        "one_to_many": True,
+        "parameters": {"2": 5},
+        "paper": "none",
+    }
+    for name, row in rows.items():
+        assert row["one_to_many"] == SYSTEMS[name].one_to_many
+    (line,) = (line for line in call("systems").out.splitlines() if "flat" in line)
+    assert "yes" in line
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_counts_are_those_of_real_networks(call: Call, dims: int) -> None:
+    rows = {row["name"]: row for row in json.loads(call("systems", "--json").out)}
+    system = SYSTEMS["unet"](dims=dims)
+    counted = sum(parameter.numel() for parameter in system.parameters())
+    assert rows["unet"]["parameters"][str(dims)] == counted > 1e6
+
+
+def test_the_compiler_is_not_loaded() -> None:
+    """It takes longer than all the rest; initialising on the meta device would load it."""
+    program = (
+        "import sys; from medi2i.cli.systems import systems; systems(as_json=True); "
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert len(json.loads(run.stdout)) == len(SYSTEMS)
