@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from medi2i.losses.adversarial import contest, deceive
+from medi2i.losses.features import feature_matching, layered_distance
+from medi2i.losses.latent import kl_from_standard_normal
+from medi2i.losses.penalties import gradient_penalty, r1_penalty
 from medi2i.losses.reconstruction import (
     absolute_error,
     aligned,
+    laplace,
     squared_error,
     structural_dissimilarity,
 )
@@ -15,6 +19,12 @@ __all__ = [
     "aligned",
     "contest",
     "deceive",
+    "feature_matching",
+    "gradient_penalty",
+    "kl_from_standard_normal",
+    "laplace",
+    "layered_distance",
+    "r1_penalty",
     "squared_error",
     "structural_dissimilarity",
 ]

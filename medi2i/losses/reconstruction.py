@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["absolute_error", "aligned", "squared_error", "structural_dissimilarity"]
+__all__ = ["absolute_error", "aligned", "laplace", "squared_error", "structural_dissimilarity"]
 
 
 def absolute_error(predicted: Tensor, reference: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -91,6 +91,23 @@ def aligned(predicted: Tensor, reference: Tensor, weight: Tensor | None = None) 
         gain = (covariance / variance.clamp_min(1e-6)).clamp(0.25, 4.0)
         offset = mean_r - gain * mean_p
     return predicted * gain + offset
+
+
+def laplace(
+    predicted: Tensor, reference: Tensor, log_spread: Tensor, weight: Tensor | None = None
+) -> Tensor:
+    """Negative log likelihood of the reference under Laplace noise, less ln 2.
+
+    |p - r| / b + ln b, smallest where the spread b is the expected absolute error
+    (Kendall and Gal 2017, arXiv:1703.04977).
+
+    Args:
+        predicted, reference: (B, C, *spatial).
+        log_spread: ln b, of the same shape; kept above ln 0.001.
+        weight: (B, 1 or C, *spatial), or None.
+    """
+    log_spread = log_spread.clamp_min(-6.9)
+    return _mean((predicted - reference).abs() * torch.exp(-log_spread) + log_spread, weight)
 
 
 def _mean(error: Tensor, weight: Tensor | None) -> Tensor:

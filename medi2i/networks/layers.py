@@ -20,9 +20,11 @@ __all__ = [
     "conv_transpose",
     "dropout",
     "fold",
+    "halved",
     "max_pool",
     "norm",
     "pad_to_multiple",
+    "tiled",
     "unfold",
 ]
 
@@ -84,6 +86,18 @@ def avg_pool(dims: int) -> nn.AvgPool2d | nn.AvgPool3d:
     return (nn.AvgPool2d if dims == 2 else nn.AvgPool3d)(2)
 
 
+def halved(x: Tensor) -> Tensor:
+    """Half the size by means over 3 voxels each way, as the pyramids of multi-scale networks do."""
+    pool = functional.avg_pool2d if x.dim() == 4 else functional.avg_pool3d
+    return pool(x, 3, stride=2, padding=1, count_include_pad=False)
+
+
+def tiled(vector: Tensor, like: Tensor) -> Tensor:
+    """(B, C) -> (B, C, *spatial): one constant plane per number, of the spatial size of `like`."""
+    spatial = like.shape[2:]
+    return vector.reshape(*vector.shape, *[1] * len(spatial)).expand(-1, -1, *spatial)
+
+
 def dropout(dims: int, probability: float) -> nn.Module:
     """Element-wise dropout, as image-to-image networks use it (not channel-wise)."""
     del dims  # element-wise dropout is the same in any number of dimensions
@@ -134,14 +148,21 @@ def unfold(x: Tensor, factor: int) -> Tensor:
     return x.reshape(b, c // factor**3, *(size * factor for size in spatial))
 
 
-def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[slice, ...]]:
+def pad_to_multiple(
+    x: Tensor, multiple: int, *, least: int = 1
+) -> tuple[Tensor, tuple[slice, ...]]:
     """Replicate the far edges of x (B, C, *spatial) until every spatial axis divides.
+
+    Args:
+        x: (B, C, *spatial).
+        multiple: what every spatial size shall be divisible by.
+        least: how many multiples it shall hold at least.
 
     Returns:
         The padded tensor, and the index that cuts the original extent out of it again.
     """
     spatial: Sequence[int] = x.shape[2:]
-    missing = [-size % multiple for size in spatial]
+    missing = [max(-size % multiple, least * multiple - size) for size in spatial]
     crop = (slice(None), slice(None), *(slice(0, size) for size in spatial))
     if not any(missing):
         return x, crop

@@ -130,6 +130,9 @@ class UNet(nn.Module):
         conditions: length of the condition vector, 0 for none.
         fold_factor: space folded into channels at the door and unfolded at the exit, so that
             the first stage works at 1/factor of the resolution. 1 is the published network.
+        refine: channels that leave the fold; one convolution 3 at full resolution then sees them
+            beside the input and gives the output, so that no pattern of the fold remains. 0
+            unfolds into the output itself.
 
     Every spatial size must be a multiple of :attr:`multiple`.
     """
@@ -151,6 +154,7 @@ class UNet(nn.Module):
         kind: Norm = "instance",
         conditions: int = 0,
         fold_factor: int = 1,
+        refine: int = 0,
     ) -> None:
         super().__init__()
         check_dims(dims)
@@ -204,21 +208,32 @@ class UNet(nn.Module):
             self.decoder.append(blocks(decoder, per_stage[level], 2 * wide, wide, 1))
             width = wide
         self.interpolation = {2: "bilinear", 3: "trilinear"}[dims] if up == "linear" else None
-        self.head = conv(dims, width, outputs * volume, 1)
+        self.head = conv(dims, width, (refine or outputs) * volume, 1)
+        self.last = conv(dims, refine + inputs, outputs, 3, padding=1) if refine else None
         self._initialise()
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """(B, inputs, *spatial) -> (B, outputs, *spatial)."""
+        return self.decode(x, self.encode(x, condition), condition)
+
+    def encode(self, x: Tensor, condition: Tensor | None = None) -> list[Tensor]:
+        """(B, inputs, *spatial) -> the features of every stage, finest first."""
         x = fold(x, self.fold_factor)
         if self.stem is not None:
             x = self.stem(x, condition)
-        skips: list[Tensor] = []
+        stages: list[Tensor] = []
         for level, stage in enumerate(self.encoder):
             if level and self.pool is not None:
                 x = self.pool(x)
             x = stage(x, condition)
-            skips.append(x)
-        skips.pop()
+            stages.append(x)
+        return stages
+
+    def decode(
+        self, scan: Tensor, stages: Sequence[Tensor], condition: Tensor | None = None
+    ) -> Tensor:
+        """The output for `scan`, of which `stages` is what :meth:`encode` gave."""
+        *skips, x = stages
         for up, stage in zip(self.up, self.decoder, strict=True):
             x = up(x)
             if self.interpolation is not None:
@@ -226,16 +241,22 @@ class UNet(nn.Module):
                     x, scale_factor=2.0, mode=self.interpolation, align_corners=False
                 )
             x = stage(torch.cat([x, skips.pop()], dim=1), condition)
-        return unfold(self.head(x), self.fold_factor)
+        x = unfold(self.head(x), self.fold_factor)
+        if self.last is None:
+            return x
+        x = functional.leaky_relu(x, 0.01)
+        output: Tensor = self.last(torch.cat([x, scan], dim=1))
+        return output
 
     @torch.no_grad()
     def rescale(self, gain: Tensor, offset: Tensor) -> None:
         """Fold a gain and an offset for each output channel, (outputs,) each, into the head."""
-        copies = len(self.head.weight) // len(gain)  # of each output where space is folded
+        last = self.head if self.last is None else self.last
+        copies = len(last.weight) // len(gain)  # of each output where space is folded
         gain, offset = gain.repeat_interleave(copies), offset.repeat_interleave(copies)
-        self.head.weight.mul_(gain.reshape(-1, *[1] * (self.head.weight.dim() - 1)))
-        if self.head.bias is not None:
-            self.head.bias.mul_(gain).add_(offset)
+        last.weight.mul_(gain.reshape(-1, *[1] * (last.weight.dim() - 1)))
+        if last.bias is not None:
+            last.bias.mul_(gain).add_(offset)
 
     def _initialise(self) -> None:
         """Kaiming normal for slope 0.01, zero biases; a residual block starts as the identity."""

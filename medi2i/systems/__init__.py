@@ -6,13 +6,29 @@ import difflib
 
 from medi2i.errors import ModelError
 from medi2i.systems.base import Paper, Translator, Turn, frozen
+from medi2i.systems.bayesian_cgan import BayesianCGAN
+from medi2i.systems.bicyclegan import BicycleGAN
+from medi2i.systems.cegan import CEGAN
+from medi2i.systems.cgan_hu2018 import CGANHu2018
 from medi2i.systems.pix2pix import Pix2pix
+from medi2i.systems.pix2pixhd import Pix2pixHD
+from medi2i.systems.revgan import RevGAN
+from medi2i.systems.stargan import StarGAN
+from medi2i.systems.starganv2 import StarGANv2
 from medi2i.systems.unet import UNetRegression
 
 __all__ = ["SYSTEMS", "Paper", "Translator", "Turn", "frozen", "system_named"]
 
 SYSTEMS: dict[str, type[Translator]] = {
+    "bayesian_cgan": BayesianCGAN,
+    "bicyclegan": BicycleGAN,
+    "cegan": CEGAN,
+    "cgan_hu2018": CGANHu2018,
     "pix2pix": Pix2pix,
+    "pix2pixhd": Pix2pixHD,
+    "revgan": RevGAN,
+    "stargan": StarGAN,
+    "starganv2": StarGANv2,
     "unet": UNetRegression,
 }
 

@@ -80,8 +80,13 @@ class Translator(nn.Module, ABC):
     paper: ClassVar[Paper]
     pairing: ClassVar[Pairing]
     players: ClassVar[Mapping[str, tuple[str, ...]]]
-    one_to_many: ClassVar[bool] = False
+    one_to_many: bool = False
+    """Whether :meth:`sample` draws several images of one scan."""
 
+    uncertain: bool = False
+    """Whether :meth:`with_spread` knows how far its image may be off."""
+    code_size: int = 0
+    """Numbers in the code of a sample; 0 where chance enters in another way, as by dropout."""
     rounds: Tensor
     """Rounds played so far, a buffer of one integer; fading weights are functions of it."""
 
@@ -127,6 +132,42 @@ class Translator(nn.Module, ABC):
         Returns:
             (B, outputs, *spatial).
         """
+
+    def sample(self, source: Tensor, code: Tensor, *, target: Tensor | None = None) -> Tensor:
+        """One of the images that fit the source; only where `one_to_many`.
+
+        Args:
+            source, target: as for :meth:`translate`, which gives the likeliest or mean image.
+            code: (B, code_size) standard normal; all windows of one volume get the same code, so
+                that they agree. Any other chance comes from torch's random state.
+
+        Returns:
+            (B, outputs, *spatial).
+
+        Raises:
+            UsageError: the system gives one image per scan.
+        """
+        del source, code, target
+        raise UsageError(
+            f"{type(self).__name__} gives one image per scan; samples need a one-to-many system"
+        )
+
+    def with_spread(self, source: Tensor, *, target: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The image and how far off it may be; only where `uncertain`.
+
+        Args:
+            source, target: as for :meth:`translate`.
+
+        Returns:
+            Image and expected absolute error, both (B, outputs, *spatial); the latter positive.
+
+        Raises:
+            UsageError: the system was not built to know.
+        """
+        del source, target
+        raise UsageError(
+            f"this {type(self).__name__} does not know how sure it is; build it with `spread`"
+        )
 
     def parameters_of(self, player: str) -> list[nn.Parameter]:
         """The parameters that learn in the turns of `player`."""

@@ -4,8 +4,9 @@ A U-Net generator and a PatchGAN that sees source and candidate together; cross 
 times the mean absolute error. Order of moves as in the authors' PyTorch code: the generator runs
 once, the discriminator learns, then the generator learns from the discriminator that has just
 moved. Batch norm uses the statistics of the test batch and dropout stays on at test time when
-`noisy` is set, as in the paper; by default the norm is per instance, dropout is off at test time
-and a scan always translates to the same bytes, because slices of one head must agree.
+`noisy` is set, as in the paper, and in `sample`; by default the norm is per instance, dropout is
+off at test time and a scan always translates to the same bytes, because slices of one head must
+agree. Neither way of translating moves running statistics, which in the authors' code it does.
 
 Added here: 3-D, neighbouring slices, several contrasts, and a target contrast on demand (given to
 both networks as constant planes; their zero-padded stride-2 stems let it through).
@@ -14,11 +15,13 @@ both networks as constant planes; their zero-padded stride-2 stems let it throug
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from medi2i.batch import Batch, Pairing
+from medi2i.errors import UsageError
 from medi2i.losses import absolute_error, contest, deceive
 from medi2i.losses.adversarial import Game
 from medi2i.networks.layers import Norm, pad_to_multiple
@@ -52,6 +55,7 @@ class Pix2pix(Translator):
         "generator": ("generator",),
         "discriminator": ("discriminator",),
     }
+    one_to_many = True  # by dropout
 
     def __init__(
         self,
@@ -93,6 +97,8 @@ class Pix2pix(Translator):
             features=features,
             kind=norm,
         )
+        dropped = any(isinstance(module, nn.Dropout) for module in self.generator.modules())
+        self.one_to_many = dropped  # a model of it may have no dropout
         self.conditional = conditional
         self.noisy = noisy
         self.game: Game = game
@@ -115,12 +121,26 @@ class Pix2pix(Translator):
 
     def translate(self, source: Tensor, *, target: Tensor | None = None) -> Tensor:
         """The generator's image; a different one each time where `noisy` is set."""
-        was_training = self.generator.training
-        self.generator.train(was_training or self.noisy)
-        try:
+        with _as_in_training(self.generator) if self.noisy else nullcontext():
             return self.generated(self.dressed(source, target))
-        finally:
-            self.generator.train(was_training)
+
+    def sample(self, source: Tensor, code: Tensor, *, target: Tensor | None = None) -> Tensor:
+        """The generator's image under one draw of dropout, with the statistics of this batch.
+
+        The paper's only source of chance, which it calls minor. The code is empty: chance comes
+        from torch's random state.
+
+        Raises:
+            UsageError: this generator has no dropout.
+        """
+        del code
+        if not self.one_to_many:
+            raise UsageError(
+                "this pix2pix has no dropout and gives one image per scan; samples need a "
+                "generator with `dropout` above 0 and a `depth` of 6 or more"
+            )
+        with _as_in_training(self.generator):
+            return self.generated(self.dressed(source, target))
 
     def dressed(self, source: Tensor, target: Tensor | None) -> Tensor:
         """The source with one constant plane per target contrast behind it."""
@@ -142,3 +162,19 @@ class Pix2pix(Translator):
         judge: nn.Module = self.discriminator
         logits: Tensor = judge(seen)
         return logits
+
+
+@contextmanager
+def _as_in_training(network: nn.Module) -> Iterator[None]:
+    """Within the block dropout and batch statistics are on; running statistics stay as they are."""
+    was_training = network.training
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d | nn.BatchNorm3d)]
+    network.train()
+    for module in norms:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        network.train(was_training)
+        for module in norms:
+            module.track_running_stats = True

@@ -17,7 +17,13 @@ from torch import Tensor
 
 from medi2i.batch import Batch, Pairing
 from medi2i.errors import UsageError
-from medi2i.losses import absolute_error, aligned, squared_error, structural_dissimilarity
+from medi2i.losses import (
+    absolute_error,
+    aligned,
+    laplace,
+    squared_error,
+    structural_dissimilarity,
+)
 from medi2i.networks.layers import Norm, pad_to_multiple
 from medi2i.networks.unet import UNet
 from medi2i.systems.base import Paper, Translator, Turn, one_hot
@@ -41,7 +47,7 @@ class UNetRegression(Translator):
         norm: "instance" keeps no statistics; "batch" does not look at the rest of the slice at
             inference, so neighbouring slices are treated alike.
         up: "transpose" or "linear".
-        fold: space folded into channels at the door (see `networks.unet.UNet`).
+        fold, refine: space folded into channels at the door (see `networks.unet.UNet`).
         error: "absolute" or "squared".
         ssim: weight of 1 - SSIM beside the voxel error.
         anchor: None compares voxel by voxel as the papers do. A number compares the prediction
@@ -50,6 +56,9 @@ class UNetRegression(Translator):
         conditioning: how one network serves several targets. "film": the condition scales and
             shifts every feature. "heads": one output channel per target, of which the condition
             picks one; a round then learns from every target that was acquired.
+        spread: weight of a second set of outputs that learn how far the first are off, voxel by
+            voxel (Laplace likelihood: Kendall and Gal 2017, arXiv:1703.04977; the image itself does
+            not learn from it). 0 for none.
 
     The rest: see :class:`Translator`.
     """
@@ -71,19 +80,24 @@ class UNetRegression(Translator):
         norm: Norm = "instance",
         up: Literal["transpose", "linear"] = "transpose",
         fold: int = 1,
+        refine: int = 0,
         error: Literal["absolute", "squared"] = "absolute",
         ssim: float = 0.0,
         anchor: float | None = None,
         conditioning: Literal["film", "heads"] = "film",
+        spread: float = 0.0,
     ) -> None:
         super().__init__(
             dims=dims, inputs=inputs, slices=slices, outputs=outputs, conditions=conditions
         )
         self.heads = bool(conditions) and conditioning == "heads"
+        self.images = conditions if self.heads else outputs
+        self.uncertain = spread > 0
+        self.spread = spread
         self.network = UNet(
             dims=dims,
             inputs=self.channels,
-            outputs=conditions if self.heads else outputs,
+            outputs=self.images * (2 if spread else 1),
             features=features,
             encoder_blocks=2 if shape in ("classic", "plain") else RESIDUAL_BLOCKS,
             decoder_blocks=1 if shape == "residual-encoder" else 2,
@@ -95,22 +109,22 @@ class UNetRegression(Translator):
             kind=norm,
             conditions=0 if self.heads else conditions,
             fold_factor=fold,
+            refine=refine,
         )
         self.error = {"absolute": absolute_error, "squared": squared_error}[error]
         self.ssim = ssim
         self.anchor = anchor
 
     def play(self, batch: Batch) -> Iterator[Turn]:
-        """One turn: the voxel error, and 1 - SSIM where it has a weight."""
+        """One turn: the voxel error, 1 - SSIM and the spread where they have a weight."""
+        target, weight = batch.target, batch.weight
         if self.heads:
-            predicted, target, weight = self.all_heads(batch.source), batch.every, batch.weight
-            if target is None or batch.known is None:
+            if batch.every is None or batch.known is None:
                 raise UsageError("heads learn from `every` target; the batch brings none")
+            target = batch.every
             acquired = batch.known.reshape(*batch.known.shape, *[1] * self.dims).to(target.dtype)
             weight = acquired if weight is None else weight * acquired
-        else:
-            predicted = self.translate(batch.source, target=batch.target_contrast)
-            target, weight = batch.target, batch.weight
+        predicted, spread = self.all_images(batch.source, batch.target_contrast)
         losses = {}
         if self.anchor is not None:
             losses["anchor"] = self.anchor * self.error(predicted, target, weight)
@@ -118,20 +132,37 @@ class UNetRegression(Translator):
         losses["error"] = self.error(predicted, target, weight)
         if self.ssim:
             losses["ssim"] = self.ssim * structural_dissimilarity(predicted, target, weight)
+        if spread is not None:
+            losses["spread"] = self.spread * laplace(predicted.detach(), target, spread, weight)
         yield Turn("regressor", **losses)
 
     def translate(self, source: Tensor, *, target: Tensor | None = None) -> Tensor:
         """See :meth:`Translator.translate`."""
-        condition = one_hot(target, self.conditions, source)
-        if self.heads and condition is not None:
-            picked = condition.reshape(*condition.shape, *[1] * self.dims)
-            return (self.all_heads(source) * picked).sum(1, keepdim=True)
-        padded, crop = pad_to_multiple(source, self.network.multiple)
-        output: Tensor = self.network(padded, condition)
-        return output[crop]
+        images, _ = self.all_images(source, target)
+        return self.picked(images, target)
 
-    def all_heads(self, source: Tensor) -> Tensor:
-        """(B, conditions, *spatial): every target at once."""
+    def with_spread(self, source: Tensor, *, target: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """See :meth:`Translator.with_spread`."""
+        images, spread = self.all_images(source, target)
+        if spread is None:
+            return super().with_spread(source, target=target)
+        return self.picked(images, target), self.picked(spread, target).exp()
+
+    def all_images(self, source: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Every image at once (with heads: one per target), and the logarithms of their spread."""
+        condition = None if self.heads else one_hot(target, self.conditions, source)
         padded, crop = pad_to_multiple(source, self.network.multiple)
-        output: Tensor = self.network(padded, None)
-        return output[crop]
+        output: Tensor = self.network(padded, condition)[crop]
+        if not self.uncertain:
+            return output, None
+        images, spread = output.split(self.images, dim=1)
+        return images, spread
+
+    def picked(self, images: Tensor, target: Tensor | None) -> Tensor:
+        """Of every head's image the one that was asked for."""
+        if not self.heads:
+            return images
+        condition = one_hot(target, self.conditions, images)
+        if condition is None:
+            return images
+        return (images * condition.reshape(*condition.shape, *[1] * self.dims)).sum(1, keepdim=True)

@@ -121,3 +121,34 @@ def test_rescaling_is_a_gain_and_an_offset_of_each_output(fold_factor: int) -> N
         after = network(x)
     torch.testing.assert_close(after[:, 0], 2 * before[:, 0] + 0.25)
     torch.testing.assert_close(after[:, 1], -0.5 * before[:, 1] + 1)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_refined_output_sees_the_scan_at_full_resolution(dims: int) -> None:
+    torch.manual_seed(0)
+    network = UNet(dims=dims, inputs=2, outputs=1, features=(4, 8), fold_factor=2, refine=3)
+    assert network.last is not None
+    x = torch.randn(1, 2, *[8] * dims)
+    assert network(x).shape == (1, 1, *[8] * dims)
+    with torch.no_grad():
+        network.last.weight[:, :3] = 0  # the folded path is cut off
+    x.requires_grad_()
+    centre = (0, 0, *[3] * dims)
+    (gradient,) = torch.autograd.grad(network(x)[centre], x)
+    reached = gradient.abs().sum((0, 1)) > 0
+    expected = torch.zeros([8] * dims, dtype=torch.bool)
+    expected[(slice(2, 5),) * dims] = True
+    assert torch.equal(reached, expected)
+
+
+def test_rescaling_changes_the_output_as_said_with_and_without_refinement() -> None:
+    for refine in (0, 3):
+        torch.manual_seed(0)
+        network = UNet(
+            dims=2, inputs=1, outputs=2, features=(4, 8), fold_factor=2, refine=refine
+        ).eval()
+        x = torch.randn(1, 1, 16, 16)
+        gain, offset = torch.tensor([2.0, -0.5]), torch.tensor([0.1, 3.0])
+        expected = network(x) * gain.reshape(1, 2, 1, 1) + offset.reshape(1, 2, 1, 1)
+        network.rescale(gain, offset)
+        torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)

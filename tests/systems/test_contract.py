@@ -34,8 +34,64 @@ class Small(NamedTuple):
     setups: Sequence[str] = tuple(SETUPS)
 
 
+HD = {
+    "features": 4,
+    "halvings": 2,
+    "blocks": 1,
+    "local_blocks": 1,
+    "patch": 1,
+    "patch_features": 4,
+    "encoder_features": 4,
+}
 SMALL = {
+    "bicyclegan": Small("bicyclegan", {"depth": 3, "features": 4, "blocks": 2, "patch": 1}),
     "pix2pix": Small("pix2pix", {"depth": 3, "features": 4, "patch": 1}),
+    "stargan": Small(
+        "stargan",
+        {
+            "features": 2,
+            "blocks": 1,
+            "discriminator_features": 2,
+            "discriminator_layers": 2,
+            "window": 8,
+            "n_critic": 1,
+        },
+    ),
+    "starganv2": Small(
+        "starganv2",
+        {"size": 16, "features": 4, "widest": 8, "hidden": 8, "code_size": 4, "style_size": 4},
+    ),
+    "pix2pixhd": Small("pix2pixhd", HD | {"enhancers": 1, "l1": 1.0}),
+    "pix2pixhd with features": Small("pix2pixhd", HD | {"encoded": 2, "encoder_halvings": 2}),
+    "revgan": Small(
+        "revgan",
+        {"depth": 2, "features": 4, "patch": 1, "patch_features": 4},
+        ["2-D", "2-D many to many", "3-D"],  # two domains, each with networks of its own
+    ),
+    "bayesian_cgan": Small("bayesian_cgan", {"depth": 3, "features": 4, "patch": 1}),
+    "bayesian_cgan with concrete dropout": Small(
+        "bayesian_cgan",
+        {"depth": 3, "features": 4, "patch": 1}
+        | {"dropout": "concrete", "examples": 10, "aleatoric": 1.0},
+        ["2-D on demand", "3-D"],
+    ),
+    "cgan_hu2018": Small("cgan_hu2018", {"depth": 3, "features": 4, "patch": 1}),
+    "cgan_hu2018, residual, Wasserstein": Small(
+        "cgan_hu2018",
+        {"network": "resnet", "blocks": 1, "features": 4, "patch": 1, "condition": "centre"}
+        | {"game": "wasserstein", "critic": 2},
+        ["2-D on demand", "3-D"],
+    ),
+    "cgan_hu2018, L1 alone": Small(
+        "cgan_hu2018", {"depth": 3, "features": 4, "gan": 0.0}, ["2-D many to many"]
+    ),
+    "cegan": Small("cegan", {"depth": 3, "features": 4, "blocks": 2, "patch": 1, "warmup": 0}),
+    "cegan, conditional critic, no image discriminator": Small(
+        "cegan",
+        {"depth": 3, "features": 4, "blocks": 2, "warmup": 0, "critic": "both", "gan": 0.0}
+        | {"moments": True},
+        ["2-D on demand", "3-D"],
+    ),
     "unet": Small("unet", {"features": (4, 8), "ssim": 0.5}),
     "unet with heads": Small(
         "unet", {"features": (4, 8), "conditioning": "heads"}, ["2-D on demand"]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from medi2i.batch import Batch
+from medi2i.errors import UsageError
 from medi2i.systems.pix2pix import Pix2pix
 
 
@@ -148,6 +149,46 @@ def test_batch_statistics_of_the_test_batch_when_noisy() -> None:
     torch.testing.assert_close(noisy, system.generator.train()(source))
     quiet = small(norm="batch").eval().translate(source)
     assert not torch.allclose(noisy, quiet)
+
+
+@pytest.mark.parametrize("kind", ["instance", "batch"])
+def test_samples_differ_by_dropout_and_leave_the_network_as_it_was(kind: Any) -> None:
+    system = small(depth=6, features=2, norm=kind).eval()
+    source, no_code = torch.randn(2, 1, 50, 64), torch.zeros(2, system.code_size)
+    assert (system.one_to_many, no_code.shape) == (True, (2, 0))
+    state = {name: value.clone() for name, value in system.state_dict().items()}
+    before = system.translate(source)
+    with torch.inference_mode():
+        torch.manual_seed(1)
+        one, other = (system.sample(source, no_code) for _ in range(2))
+        torch.manual_seed(1)
+        again = system.sample(source, no_code)
+    assert one.shape == source.shape
+    assert not torch.allclose(one, other)
+    assert torch.equal(one, again)
+    assert not system.generator.training, "the mode is put back"
+    assert all(torch.equal(value, state[name]) for name, value in system.state_dict().items())
+    assert torch.equal(system.translate(source), before)
+    trained = system.train().generated(source)
+    assert torch.isfinite(trained).all()
+    if kind == "batch":
+        first: Any = system.generator.down_norm[1]
+        assert int(first.num_batches_tracked) == 1, "training counts again"
+
+
+def test_a_sample_has_the_statistics_of_its_batch() -> None:
+    system = small(depth=6, features=2, norm="batch", dropout=1e-9).eval()
+    source = torch.randn(1, 1, 64, 64) * 3 + 2
+    sampled = system.sample(source, torch.zeros(1, 0))
+    torch.testing.assert_close(sampled, system.generator.train()(source))
+
+
+def test_without_dropout_there_is_one_image() -> None:
+    for changes in ({"depth": 6, "dropout": 0.0}, {"dims": 3, "depth": 4}):
+        system = small(**changes, features=1)
+        assert not system.one_to_many
+        with pytest.raises(UsageError, match="no dropout and gives one image"):
+            system.sample(torch.zeros(1, 1, *(64,) * system.dims), torch.zeros(1, 0))
 
 
 def test_least_squares_in_3d() -> None:

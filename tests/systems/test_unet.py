@@ -110,7 +110,7 @@ def test_heads_learn_from_every_target_that_was_acquired() -> None:
         source, every[:, :1], target_contrast=torch.tensor([0, 1]), every=every, known=known
     )
     (turn,) = system.play(batch)
-    error = (system.all_heads(source) - every).abs().mean((2, 3))
+    error = (system.all_images(source, None)[0] - every).abs().mean((2, 3))
     torch.testing.assert_close(turn.losses["error"], error[known].mean())
     turn.objective.backward()
     head: Any = system.network.head
@@ -123,7 +123,7 @@ def test_heads_learn_from_every_target_that_was_acquired() -> None:
 def test_the_condition_picks_a_head() -> None:
     system = small(conditions=3, conditioning="heads").eval()
     source, asked = blobs(2), torch.tensor([2, 0])
-    heads = system.all_heads(source)
+    heads = system.all_images(source, None)[0]
     translated = system.translate(source, target=asked)
     assert torch.equal(translated, torch.stack([heads[0, 2], heads[1, 0]])[:, None])
 
@@ -170,3 +170,42 @@ def test_the_identity_is_learned_quickly() -> None:
     images, system = blobs(2), small()
     train(system, Batch(images, images), rounds=60, lr=1e-2)
     assert (system.translate(images) - images).abs().mean() < 0.05 * 2
+
+
+def test_the_spread_learns_the_expected_error_and_leaves_the_image_alone() -> None:
+    plain, knowing = small(), small(spread=1.0)
+    assert not plain.uncertain
+    assert knowing.uncertain
+    assert knowing.network.head.out_channels == 2
+    source = blobs(2)
+    with pytest.raises(UsageError, match="spread"):
+        plain.with_spread(source)
+
+    # one half of the target is noise that nobody can foresee, the other is known
+    def batch(seed: int) -> Batch:
+        noise = torch.randn(source.shape, generator=torch.Generator().manual_seed(seed))
+        noise[..., :16] = 0
+        return Batch(source, 0.5 * noise)
+
+    optimiser = torch.optim.Adam(knowing.parameters(), 1e-2)
+    for number in range(80):
+        (turn,) = knowing.play(batch(number))
+        optimiser.zero_grad()
+        turn.objective.backward()
+        optimiser.step()
+    with torch.no_grad():
+        image, spread = knowing.eval().with_spread(source)
+    assert image.shape == spread.shape == source.shape
+    assert (spread > 0).all()
+    assert float(spread[..., 18:].mean()) == pytest.approx(0.4, abs=0.1)  # 0.5 sqrt(2 / pi)
+    assert float(spread[..., :14].mean()) < 0.5 * float(spread[..., 18:].mean())
+    torch.testing.assert_close(image, knowing.translate(source).detach())
+
+
+def test_the_image_does_not_learn_from_the_spread() -> None:
+    system = small(spread=1.0)
+    (turn,) = system.play(Batch(blobs(2), -blobs(2)))
+    turn.losses["spread"].backward()
+    head: Any = system.network.head
+    assert not head.weight.grad[0].any()
+    assert head.weight.grad[1].any()

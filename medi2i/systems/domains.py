@@ -1,0 +1,131 @@
+"""Images by domain: what methods see that know no source and target, but n kinds of images.
+
+A domain is a contrast. On demand, position d of the task's list is domain d. A fixed task has two
+domains, its source side (0) and its target side (1), and each pair is played both ways, because
+such a method must know how to go back.
+
+Neighbouring slices: a network looks at a slab and draws its centre slice, and only that slice is
+judged, compared or encoded. Where a drawn slice has to go in again, it goes in as a slab of
+itself, just as a slab at the end of a volume repeats its last slice: the neighbours of the true
+slab would give away what the way back has to reconstruct.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medi2i.batch import Batch
+from medi2i.errors import UsageError
+from medi2i.systems.base import Translator
+
+__all__ = ["Crossing", "asked_domain", "crossing", "domains_of", "slab"]
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Images on their way into another domain.
+
+    Attributes:
+        source: (B, C * k, *spatial): what goes in, of the domains `origin`.
+        image: (B, C, *spatial): its centre slice.
+        origin: (B,) long.
+        asked: (B,) long: the domains to go to.
+        real: (B, C, *spatial): real images of the domains asked for, of the same persons.
+        other: (B, C, *spatial): real images of the domains asked for, of others in the batch; of
+            the same where the batch has no other.
+        weight: (B, 1, *spatial), or None.
+    """
+
+    source: Tensor
+    image: Tensor
+    origin: Tensor
+    asked: Tensor
+    real: Tensor
+    other: Tensor
+    weight: Tensor | None
+
+
+def domains_of(system: Translator) -> int:
+    """How many domains a system serves.
+
+    Raises:
+        UsageError: what goes in and what comes out differ in number, so that there is no way back.
+    """
+    if system.inputs != system.outputs:
+        raise UsageError(
+            f"{type(system).__name__} turns images of one domain into another and back, so as many "
+            f"contrasts come out as go in; {system.inputs} and {system.outputs} were given: use a "
+            "task with as many targets as sources, or one on demand"
+        )
+    return system.conditions or 2
+
+
+def asked_domain(system: Translator, source: Tensor, target: Tensor | None) -> Tensor:
+    """(B,) long: the domain that `translate` is to go to.
+
+    Raises:
+        UsageError: the system serves several and none was named.
+    """
+    if not system.conditions:
+        return torch.ones(len(source), dtype=torch.long, device=source.device)
+    if target is None:
+        raise UsageError(
+            f"this system serves {system.conditions} contrasts; say which with `target`"
+        )
+    return target.to(source.device)
+
+
+def slab(image: Tensor, slices: int) -> Tensor:
+    """(B, C, *spatial) -> (B, C * slices, *spatial): each slice as its own neighbours."""
+    return image.repeat_interleave(slices, dim=1) if slices > 1 else image
+
+
+def crossing(system: Translator, batch: Batch) -> Crossing:
+    """What a batch teaches about going from domain to domain.
+
+    Raises:
+        UsageError: the batch does not say which domains its sources are of.
+    """
+    contrasts = torch.arange(system.inputs, device=batch.source.device)
+    image = batch.source[:, contrasts * system.slices + system.slices // 2]
+    if system.conditions:
+        return _on_demand(system, batch, image)
+    count = len(image)
+    origin = torch.arange(2, device=image.device).repeat_interleave(count)
+    return Crossing(
+        source=torch.cat([batch.source, slab(batch.target, system.slices)]),
+        image=torch.cat([image, batch.target]),
+        origin=origin,
+        asked=1 - origin,
+        real=torch.cat([batch.target, image]),
+        other=torch.cat([batch.target.roll(1, 0), image.roll(1, 0)]),
+        weight=None if batch.weight is None else torch.cat([batch.weight, batch.weight]),
+    )
+
+
+def _on_demand(system: Translator, batch: Batch, image: Tensor) -> Crossing:
+    origin, asked = batch.source_contrast, batch.target_contrast
+    every, known = batch.every, batch.known
+    if origin is None or asked is None or every is None or known is None:
+        raise UsageError(
+            "an on-demand system learns from batches that name their contrasts and bring `every` "
+            "one of them; this batch does not"
+        )
+    person = torch.arange(len(image), device=image.device)
+    inside = (origin >= 0) & (origin < system.conditions)
+    # the source is never among the known targets, unless the two lists count differently
+    if not bool((inside & ~known[person, origin.clamp(0, system.conditions - 1)]).all()):
+        raise UsageError(
+            f"{type(system).__name__} has one list of domains: give the task the same contrasts "
+            "as sources and as targets, in the same order"
+        )
+    there = known | torch.nn.functional.one_hot(origin, system.conditions).bool()
+    other = batch.target
+    for step in reversed(range(1, len(image))):  # the nearest neighbour has the last word
+        neighbour = person.roll(-step)
+        has = there[neighbour, asked].reshape(-1, *[1] * (image.dim() - 1))
+        other = torch.where(has, every[neighbour, asked].unsqueeze(1), other)
+    return Crossing(batch.source, image, origin, asked, batch.target, other, batch.weight)
