@@ -39,6 +39,7 @@ class Data:
     size: int = 192
     augmentation: Augmentation = field(default_factory=Augmentation)
     background: float = 0.1
+    emphasis: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ def run_experiment(
         augmentation=config.data.augmentation,
         seed=plan.seed,
         background=config.data.background,
+        emphasis={Contrast.parse(name): often for name, often in config.data.emphasis.items()},
         cache=cache,
     )
     with joined(where) as ranks:

@@ -32,7 +32,7 @@ from medi2i.systems.unet import UNetRegression
 
 WINDOWS = 600
 HERE = Path(__file__).parent
-SIMULATED = 48
+SIMULATED = 128
 
 
 def main() -> None:
@@ -45,7 +45,9 @@ def main() -> None:
     data, run = chosen.data, chosen.run
 
     heads = run / "simulated"
-    python(HERE / "simulate_heads.py", data / "anatomy", heads, "--subjects", SIMULATED)
+    told = ["--subjects", SIMULATED, "--contrasts", "t1 t2 flair pd ce-gad_T1w", "--seed", 1]
+    places = ["--anatomy", data / "anatomy", "--shapes", data / "lesions"]
+    medi2i_("simulate", heads, *told, *places, "--lesions", "mixed", "--skip-existing")
     roots = [data / "openms", data / "volumes", data / "lgg", heads]
     command = [arg for root in roots for arg in ("--data", root)]
     more = ["--resume"] if (run / "training" / "config.yaml").is_file() else []
@@ -70,7 +72,8 @@ def calibrate(trained: Path, roots: list[Path], cache: Path, calibrated: Path) -
     """Give each target the brightness it has in the training scans, on the whole.
 
     The loss asks for structures and leaves gain and offset nearly free; here both are fitted, by
-    least squares over the tissue of WINDOWS training windows, and folded into the head.
+    least squares over the tissue of WINDOWS training windows, and folded into the head. So is one
+    factor for the spread, so that it is the absolute error on the average.
     """
     model = medi2i.load_model(trained)
     system = model.system
@@ -85,18 +88,31 @@ def calibrate(trained: Path, roots: list[Path], cache: Path, calibrated: Path) -
         seed=2,
         cache=cache,
     )
-    sums = torch.zeros(len(model.task.targets), 5, dtype=torch.float64)
+    targets = len(model.task.targets)
+    sums = torch.zeros(targets, 5, dtype=torch.float64)
+    seen = []
     with torch.no_grad():
         for number in range(WINDOWS):
             window = windows[number]
             tissue = window.weight[0] > 0.5
-            predicted = system.all_heads(window.source[None])[0].double()
+            images, spread = system.all_images(window.source[None], None)
+            predicted = images[0].double()
             for head in torch.nonzero(window.known).flatten():
                 p, t = predicted[head][tissue], window.every[head][tissue].double()
                 sums[head] += torch.stack([torch.ones_like(p), p, t, p * p, p * t]).sum(1)
+                if spread is not None:
+                    seen.append((int(head), p, t, spread[0][head][tissue].exp().sum()))
     mean_p, mean_t, square, product = (sums[:, 1:] / sums[:, :1]).unbind(1)
     gain = (product - mean_p * mean_t) / (square - mean_p**2)
-    system.network.rescale(gain.float(), (mean_t - gain * mean_p).float())
+    offset = mean_t - gain * mean_p
+    if seen:
+        off, expected = torch.zeros(2, targets, dtype=torch.float64)
+        for head, p, t, spreads in seen:
+            off[head] += (gain[head] * p + offset[head] - t).abs().sum()
+            expected[head] += spreads
+        gain = torch.cat([gain, torch.ones(targets, dtype=torch.float64)])
+        offset = torch.cat([offset, (off / expected).log()])
+    system.network.rescale(gain.float(), offset.float())
     write_model(model, calibrated)
 
 
@@ -110,7 +126,9 @@ def fit_pointwise(
     cohort = find_cohort(roots).split("train")
     maps: dict[str, PointwiseMap] = {}
     for (source,), (target,) in pairs:
-        for subject in cohort.having((source, target)):
+        for subject in cohort:
+            if not {source, target} <= set(subject.scans):
+                continue
             one, other = (medi2i.load_volume(subject.scans[c]) for c in (source, target))
             if one.shape != other.shape:
                 continue
@@ -118,11 +136,6 @@ def fit_pointwise(
             task = f"{source}->{target}"
             maps[task] = maps[task] + fitted if task in maps else fitted
     return maps
-
-
-def python(script: Path, *arguments: object) -> None:
-    """Run another pipeline."""
-    subprocess.run([sys.executable, str(script), *map(str, arguments)], check=True)  # noqa: S603
 
 
 def medi2i_(*arguments: object) -> None:

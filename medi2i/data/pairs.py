@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,7 +88,7 @@ class PairedWindows(Dataset[Sample]):
     Sample number n depends on the seed and on n alone, whoever draws it and in whatever order:
     so a run resumes exactly, and ranks and workers share the work by number. Each translation is
     as likely as any other; within one, a study of n subjects is drawn from in proportion to the
-    root of n, so that a large study does not drown a small one.
+    root of n, so that a large study does not drown a small one. `emphasis` changes the former.
 
     Args:
         cohort: subjects; those that lack what the task needs are left out.
@@ -96,6 +97,7 @@ class PairedWindows(Dataset[Sample]):
         augmentation: random changes; `Augmentation.none()` for none.
         seed: of every random number.
         background: weight of air in the loss, in [0, 1].
+        emphasis: how often a source contrast is drawn, relative to 1 for those not named.
         cache: folder that keeps decoded volumes between runs; None keeps them in memory only.
 
     Raises:
@@ -112,6 +114,7 @@ class PairedWindows(Dataset[Sample]):
         augmentation: Augmentation | None = None,
         seed: int = 0,
         background: float = 0.1,
+        emphasis: Mapping[Contrast, float] | None = None,
         cache: Path | None = None,
     ) -> None:
         self.task = task
@@ -129,6 +132,9 @@ class PairedWindows(Dataset[Sample]):
         if not self.routes:
             cohort.having(task.contrasts if not task.on_demand else task.pairs()[0][0])
             raise CohortError(f"no subject has both ends of any translation of {task}")
+        wanted = emphasis or {}
+        weights = [math.prod(wanted.get(c, 1.0) for c in route.inputs) for route in self.routes]
+        self.route_shares = np.array(weights) / sum(weights)
         taught = {c for route in self.routes for c in (*route.inputs, *route.outputs)}
         if untaught := [c for c in task.contrasts if c not in taught]:
             raise CohortError(
@@ -156,7 +162,8 @@ class PairedWindows(Dataset[Sample]):
 
     def __getitem__(self, number: int) -> Sample:
         rng = np.random.default_rng((self.seed, number))
-        inputs, outputs, able, shares = self.routes[rng.integers(len(self.routes))]
+        route = int(rng.choice(len(self.routes), p=self.route_shares))
+        inputs, outputs, able, shares = self.routes[route]
         person = self._load(able[rng.choice(len(able), p=shares)])
         box, pads = self._place(person, rng)
         source = _padded(person.stack(inputs, box), pads, AIR)

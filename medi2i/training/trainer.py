@@ -71,6 +71,7 @@ class Plan:
         precision: "bfloat16" and "float16" compute in that type where the device has it.
         seed: of the weights, the windows and everything random.
         channels_last: memory order of images; faster with most convolutions.
+        compile: let torch compile the networks (torch.compile): about a minute at the start.
         log_every, validate_every, checkpoint_every: in rounds; 0 for never.
         workers: processes that prepare windows beside the one that trains.
     """
@@ -86,6 +87,7 @@ class Plan:
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     seed: int = 0
     channels_last: bool = True
+    compile: bool = False
     log_every: int = 50
     validate_every: int = 1000
     checkpoint_every: int = 500
@@ -172,6 +174,9 @@ class Trainer:
         if plan.channels_last:
             layout = torch.channels_last if system.dims == 2 else torch.channels_last_3d
             self.system.to(memory_format=layout)  # type: ignore[call-overload]
+        if plan.compile:
+            for network in {name for owned in system.players.values() for name in owned}:
+                self.system.get_submodule(network).compile()
         self.supply = supply
         self.plan = plan
         self.folder = folder
