@@ -109,6 +109,8 @@ class LabelledBody:
         shape: tuple[int, int, int] = cut.shape
         drawn = draw_bend(shape, rng) if strength else None
         new = drawn.labels(cut) if drawn is not None else cut[:: int(rng.choice((-1, 1)))].copy()
+        for lesion, white in zip((25, 57), WHITE, strict=True):
+            new[new == lesion] = white  # the map's own lesions: people get those that are drawn
         fat = _patches(new.shape, rng) > rng.uniform(-0.8, 0.2)
         new[(new == SOFT_TISSUE) & fat] = FAT  # maps call all soft tissue one thing
         affine = np.eye(4)

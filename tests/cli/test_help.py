@@ -81,7 +81,7 @@ def test_systems(call: Call) -> None:
     for row in rows:
         assert row["name"] in table
         assert (
-            row["paper"].split(" et al")[0].split(" (")[0] in table
+            row["paper"].split()[0] in table
         )  # a narrow terminal breaks the rest
 
 

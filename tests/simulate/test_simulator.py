@@ -138,6 +138,15 @@ def test_maps_that_are_not_of_a_head_are_refused(labels: NDArray[np.int16]) -> N
         check_labels(np.zeros((8, 8, 8), np.int16))
 
 
+def test_lesions_of_the_label_map_itself_heal(labels: NDArray[np.int16]) -> None:
+    ill = labels.copy()
+    ill[16:20, 16:20, 16:20] = 25
+    for strength in (0.0, 1.0):
+        body = LabelledBody.bent(ill, np.random.default_rng(0), strength=strength)
+        assert not (body.labels == 25).any()
+        assert body.white.any()
+
+
 def test_a_head_of_shares_and_its_labels_render_alike() -> None:
     head = procedural_head(1, shape=(40, 48, 40), spacing=(4.0, 4.0, 4.0))
     values = {tissue: float(number) for number, tissue in enumerate(Tissue)}

@@ -36,7 +36,9 @@ def draw_ms(canvas: Canvas, shapes: Path | None) -> None:
     canvas.paint(Tissue.NECROSIS, 0.5 * inside(rng.uniform(0.9, 1.6) - full, 0.4) * part, box)
     uneven = 1 - 0.12 * np.abs(noise(part.shape, rng, 5))
     canvas.paint(Tissue.LESION, np.float32(rng.uniform(0.8, 1)) * uneven * part, box)
-    _halo(canvas, part, box, 0.3)
+    # White matter around plaques is no longer quite normal.
+    around = 0.3 * ndimage.gaussian_filter(part, 2.0) * canvas.white[box]
+    canvas.paint(Tissue.LESION, np.maximum(around - 0.02, 0), box)
 
 
 def _room(canvas: Canvas, box: Box) -> Mask:
@@ -92,12 +94,6 @@ def _activate(canvas: Canvas, part: Field, box: Box) -> None:
             slice(b.start + w.start, b.start + w.stop) for b, w in zip(box, where, strict=True)
         )
         canvas.paint(Tissue.ENHANCING, 0.9 * active, (x, y, z))
-
-
-def _halo(canvas: Canvas, part: Field, box: Box, strength: float) -> None:
-    """White matter around lesions that is no longer quite normal."""
-    around = strength * ndimage.gaussian_filter(part, 2.0) * canvas.white[box]
-    canvas.paint(Tissue.LESION, np.maximum(around - 0.02, 0), box)
 
 
 def draw_small_vessel(canvas: Canvas) -> None:
