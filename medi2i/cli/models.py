@@ -11,7 +11,7 @@ from medi2i.cli.console import complain, ends_well, err, out, print_json
 
 __all__ = ["models"]
 
-models = typer.Typer(help="List, show and verify trained models.", no_args_is_help=True)
+models = typer.Typer(help="List, show, verify and import trained models.", no_args_is_help=True)
 
 NONE = "no model comes with this installation; train one with medi2i train"
 
@@ -106,6 +106,68 @@ def verify_models(
                 )
     if not all(row["ok"] for row in rows):
         raise typer.Exit(ModelError.exit_code)
+
+
+@models.command("import")
+@ends_well
+def import_model(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="FILE", help="latest_net_G.pth, 200000-G.ckpt and the like.")
+    ],
+    origin: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="CODE",
+            help="Whose code wrote it: pytorch-CycleGAN-and-pix2pix, BicycleGAN, pix2pixHD, "
+            "stargan or stargan-v2.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Model folder; a new one.")],
+    source: Annotated[
+        list[str], typer.Option("--source", metavar="CONTRAST", help="What goes in; repeatable.")
+    ],
+    target: Annotated[
+        list[str], typer.Option("--target", metavar="CONTRAST", help="What comes out; repeatable.")
+    ],
+    on_demand: Annotated[
+        bool,
+        typer.Option(
+            "--on-demand",
+            help="Any source to any target, as StarGAN does; targets in the order of its labels.",
+        ),
+    ] = False,
+    slices: Annotated[
+        int, typer.Option(min=1, help="Neighbouring slices among the input channels.")
+    ] = 1,
+    as_json: Json = False,
+) -> None:
+    """Bring along a model that was trained with the authors' code.
+
+    Only tensors are read, never code; names and shapes must all fit.
+    """
+    from medi2i.contrasts import Contrast
+    from medi2i.errors import OutputError
+    from medi2i.files import check_writable
+    from medi2i.model import WEIGHTS, read_record, write_model
+    from medi2i.task import Task
+    from medi2i.zoo.official import import_official
+
+    if output.exists():
+        raise OutputError(f'"{output}" exists; choose a new folder for the imported model')
+    sources, targets = (tuple(map(Contrast.parse, names)) for names in (source, target))
+    task = Task(sources, targets, on_demand)
+    model = import_official(checkpoint, origin, task, slices=slices, name=output.name)
+    check_writable(output / WEIGHTS)
+    write_model(model, output)
+    if as_json:
+        print_json(read_record(output))
+        return
+    out.print(
+        f"{output}: {model.system_name}, {task}; {model.card['networks']}",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _folder(name: str) -> Path:

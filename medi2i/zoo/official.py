@@ -28,7 +28,16 @@ from medi2i.zoo.layouts import ORIGINS, STATISTICS, Layout, Origin, State
 
 __all__ = ["import_official", "origin_named", "read_tensors"]
 
-UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError)
+UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)
 """What torch raises on files that are not tensors alone."""
 
 
@@ -87,10 +96,11 @@ def origin_named(name: str) -> Origin:
         UsageError: nothing; the message names the nearest.
     """
     if name not in ORIGINS:
-        near = difflib.get_close_matches(name, ORIGINS, n=1)
-        hint = f'; did you mean "{near[0]}"?' if near else ""
+        lowered = {known.lower(): known for known in ORIGINS}
+        near = difflib.get_close_matches(name.lower(), lowered, n=1)
+        hint = f'; did you mean "{lowered[near[0]]}"?' if near else ""
         raise UsageError(
-            f'models of "{name}" cannot be imported, of {", ".join(ORIGINS)} they can{hint}'
+            f'"{name}" is no code to import from; {", ".join(ORIGINS)} are known{hint}'
         )
     return ORIGINS[name]
 
@@ -107,11 +117,11 @@ def read_tensors(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        named = re.search(r"GLOBAL ([\w.]+)|Unsupported (?:class|global):? ([\w.]+)", str(error))
-        what = next(filter(None, named.groups()), "") if named else ""
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = named[1] if named else ""
         if what:
             raise ModelError(
-                f'checkpoint "{path}" was refused: reading it would call {what.rstrip(".")}, and '
+                f'checkpoint "{path}" was refused: reading it would call {what}, and '
                 "only tensors are read here, for code in a file could do anything; save the "
                 "network's state_dict() alone"
             ) from error
