@@ -80,9 +80,7 @@ def test_systems(call: Call) -> None:
     table = call("systems").out
     for row in rows:
         assert row["name"] in table
-        assert (
-            row["paper"].split()[0] in table
-        )  # a narrow terminal breaks the rest
+        assert row["paper"].split()[0] in table  # a narrow terminal breaks the rest
 
 
 def test_models(call: Call, shipped: Path) -> None:
