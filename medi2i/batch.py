@@ -18,7 +18,7 @@ class Pairing(Enum):
     PAIRED = "paired"
     """Same person, same voxel."""
     UNPAIRED = "unpaired"
-    """Two draws that have nothing to do with each other."""
+    """Two draws that have nothing to do with each other: two persons, two places."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ class Batch:
         every: (B, T, *spatial): all the contrasts that can be asked for, of which `target` is one;
             None where the task is fixed.
         known: (B, T) bool: which of `every` were acquired and are not the source itself.
+        target_weight: as `weight`, where the target is another person; None where it is the same.
+        target_slab: (B, M * k, *spatial): the target with its neighbouring slices, for systems
+            that go both ways; None where only the centre slice was drawn.
         subjects: who is in the batch, for messages.
     """
 
@@ -45,6 +48,8 @@ class Batch:
     target_contrast: Tensor | None = None
     every: Tensor | None = None
     known: Tensor | None = None
+    target_weight: Tensor | None = None
+    target_slab: Tensor | None = None
     subjects: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> Batch:

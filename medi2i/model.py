@@ -97,6 +97,11 @@ def build_system(name: str, arguments: Mapping[str, Any], task: Task, view: View
             f'arguments of system "{name}" give {", ".join(sorted(given))}, which follow from '
             "the task and the view: leave them out"
         )
+    if kind.one_list and task.on_demand and task.sources != task.targets:
+        raise ConfigError(
+            f'system "{name}" has one list of domains, but {task} was given: name the same '
+            "contrasts as sources and as targets, in the same order"
+        )
     where = f'arguments of system "{name}"'
     return kind(**checked(kind, {**arguments, **derived}, where=where))
 
@@ -107,7 +112,7 @@ def write_model(model: Model, folder: Path) -> Path:
     Returns:
         The folder.
     """
-    state = {name: tensor.contiguous() for name, tensor in model.system.state_dict().items()}
+    state = {name: tensor.contiguous() for name, tensor in model.system.lasting_state().items()}
     weights = safetensors.torch.save(state)
     record = {
         "format": FORMAT,
@@ -158,7 +163,7 @@ def read_model(folder: Path) -> Model:
     except (ValueError, TypeError, AttributeError) as error:
         raise ModelError(f"{where} describes no model that can be built: {error}") from error
     try:
-        system.load_state_dict(safetensors.torch.load(weights), strict=True)
+        system.load_lasting_state(safetensors.torch.load(weights))
     except (RuntimeError, SafetensorError) as error:
         raise ModelError(
             f'weights of model "{folder}" do not fit system "{record["system"]}": {error}'

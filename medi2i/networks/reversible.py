@@ -15,21 +15,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from medi2i.errors import TrainingError, UsageError
-from medi2i.networks.layers import check_dims, conv, norm
 
-__all__ = [
-    "Coupling",
-    "CouplingKind",
-    "Edge",
-    "ReversibleCore",
-    "decoder",
-    "encoder",
-    "residual_function",
-]
+__all__ = ["Coupling", "CouplingKind", "ReversibleCore"]
 
 CouplingKind = Literal["additive", "affine"]
-Edge = Literal["reflect", "replicate"]
-"""What stands beyond the edge of an image."""
 
 
 class Coupling(nn.Module):
@@ -188,56 +177,3 @@ class ReversibleCore(nn.Module):
             parameters = [p for step in steps for p in step.coupling.parameters()]
             result: Tensor = _Forgetful.apply(steps, x, *parameters)  # type: ignore[no-untyped-call]
             return result
-
-
-def residual_function(
-    dims: int, inputs: int, outputs: int, *, edge: Edge, first: bool
-) -> nn.Sequential:
-    """Two convolutions with instance norm: what RevGAN couples with.
-
-    Args:
-        dims: 2 or 3.
-        inputs, outputs: channels.
-        edge: padding.
-        first: norm before each convolution (the authors' 3-D order) instead of behind it.
-    """
-    check_dims(dims)
-    once, again = (_padded(dims, inputs, wide, 3, edge) for wide in (inputs, outputs))
-    if first:
-        return nn.Sequential(_norm(dims, inputs), once, _norm(dims, inputs), nn.ReLU(), again)
-    return nn.Sequential(once, _norm(dims, inputs), nn.ReLU(), again, _norm(dims, outputs))
-
-
-def encoder(
-    dims: int, inputs: int, features: int, *, halvings: int, kernel: int, edge: Edge
-) -> nn.Sequential:
-    """(B, inputs, *spatial) -> (B, features * 2**halvings, *spatial / 2**halvings).
-
-    A wide convolution, then strided ones; each with norm and ReLU.
-    """
-    parts = [_padded(dims, inputs, features, kernel, edge), _norm(dims, features), nn.ReLU()]
-    for wide in (features * 2**level for level in range(1, halvings + 1)):
-        down = conv(dims, wide // 2, wide, 3, stride=2, padding=1)
-        parts += [down, _norm(dims, wide), nn.ReLU()]
-    return nn.Sequential(*parts)
-
-
-def decoder(
-    dims: int, features: int, outputs: int, *, halvings: int, kernel: int, edge: Edge
-) -> nn.Sequential:
-    """(B, features * 2**halvings, *spatial) -> (B, outputs, *spatial * 2**halvings) in (-1, 1)."""
-    transpose = nn.ConvTranspose2d if dims == 2 else nn.ConvTranspose3d
-    parts: list[nn.Module] = []
-    for wide in (features * 2**level for level in reversed(range(halvings))):
-        up = transpose(2 * wide, wide, 3, stride=2, padding=1, output_padding=1)
-        parts += [up, _norm(dims, wide), nn.ReLU()]
-    return nn.Sequential(*parts, _padded(dims, features, outputs, kernel, edge), nn.Tanh())
-
-
-def _padded(dims: int, inputs: int, outputs: int, kernel: int, edge: Edge) -> nn.Module:
-    layer = nn.Conv2d if dims == 2 else nn.Conv3d
-    return layer(inputs, outputs, kernel, padding=kernel // 2, padding_mode=edge)
-
-
-def _norm(dims: int, channels: int) -> nn.Module:
-    return norm("instance", dims, channels, affine=False)

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from medi2i.batch import Batch, Pairing
 from medi2i.errors import UsageError
 from medi2i.networks.layers import check_dims
+from medi2i.networks.memory import Memory
 
 __all__ = ["Paper", "Translator", "Turn", "frozen", "one_hot"]
 
@@ -87,6 +88,8 @@ class Translator(nn.Module, ABC):
     """Whether :meth:`with_spread` knows how far its image may be off."""
     code_size: int = 0
     """Numbers in the code of a sample; 0 where chance enters in another way, as by dropout."""
+    one_list: ClassVar[bool] = False
+    """Whether sources and targets on demand are one list of domains, counted alike."""
     rounds: Tensor
     """Rounds played so far, a buffer of one integer; fading weights are functions of it."""
 
@@ -168,6 +171,23 @@ class Translator(nn.Module, ABC):
         raise UsageError(
             f"this {type(self).__name__} does not know how sure it is; build it with `spread`"
         )
+
+    def lasting_state(self) -> dict[str, Tensor]:
+        """What translating needs of the state: all but what :class:`Memory` modules hold."""
+        passing = self._passing()
+        return {n: t for n, t in self.state_dict().items() if not n.startswith(passing)}
+
+    def load_lasting_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take a :meth:`lasting_state` back; memories stay as they are.
+
+        Raises:
+            RuntimeError: a key too many or too few, or another shape; torch's message names them.
+        """
+        own = {n: t for n, t in self.state_dict().items() if n.startswith(self._passing())}
+        self.load_state_dict({**own, **state}, strict=True)
+
+    def _passing(self) -> tuple[str, ...]:
+        return tuple(f"{n}." for n, m in self.named_modules() if isinstance(m, Memory))
 
     def parameters_of(self, player: str) -> list[nn.Parameter]:
         """The parameters that learn in the turns of `player`."""

@@ -21,7 +21,17 @@ from medi2i.batch import Batch
 from medi2i.errors import UsageError
 from medi2i.systems.base import Translator
 
-__all__ = ["Crossing", "asked_domain", "crossing", "domains_of", "slab"]
+__all__ = [
+    "Crossing",
+    "Sides",
+    "asked_domain",
+    "crossing",
+    "domains_of",
+    "sides",
+    "slab",
+    "two_sided",
+    "weights_of",
+]
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,8 @@ class Crossing:
         image: (B, C, *spatial): its centre slice.
         origin: (B,) long.
         asked: (B,) long: the domains to go to.
-        real: (B, C, *spatial): real images of the domains asked for, of the same persons.
+        real: (B, C, *spatial): real images of the domains asked for: of the same persons where the
+            batch is paired.
         other: (B, C, *spatial): real images of the domains asked for, of others in the batch; of
             the same where the batch has no other.
         weight: (B, 1, *spatial), or None.
@@ -46,6 +57,59 @@ class Crossing:
     real: Tensor
     other: Tensor
     weight: Tensor | None
+
+
+@dataclass(frozen=True)
+class Sides:
+    """A batch as methods see it that know two kinds of images, a and b, and both ways between them.
+
+    Attributes:
+        a, b: (B, C * k, *spatial): what goes into a network.
+        image_a, image_b: (B, C, *spatial): the centre slices.
+        weight_a, weight_b: (B, 1, *spatial), or None.
+    """
+
+    a: Tensor
+    b: Tensor
+    image_a: Tensor
+    image_b: Tensor
+    weight_a: Tensor | None
+    weight_b: Tensor | None
+
+
+def two_sided(system: Translator) -> None:
+    """Check that a system of two domains was given two.
+
+    Raises:
+        UsageError: a task on demand, or another number of contrasts out than in.
+    """
+    name = type(system).__name__
+    if system.conditions:
+        raise UsageError(
+            f"{name} knows two domains, each with networks of its own, and serves no contrast on "
+            "demand: name one target, or take stargan or starganv2"
+        )
+    domains_of(system)
+
+
+def sides(system: Translator, batch: Batch) -> Sides:
+    """Both sides of a batch; a target that came without its neighbours is its own."""
+    weight_a, weight_b = weights_of(batch)
+    return Sides(
+        a=batch.source,
+        b=slab(batch.target, system.slices) if batch.target_slab is None else batch.target_slab,
+        image_a=_centre(system, batch.source),
+        image_b=batch.target,
+        weight_a=weight_a,
+        weight_b=weight_b,
+    )
+
+
+def weights_of(batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+    """Weights of the source and of the target; the same where both are one person."""
+    if batch.weight is None:
+        return None, None
+    return batch.weight, batch.weight if batch.target_weight is None else batch.target_weight
 
 
 def domains_of(system: Translator) -> int:
@@ -89,26 +153,37 @@ def crossing(system: Translator, batch: Batch) -> Crossing:
     Raises:
         UsageError: the batch does not say which domains its sources are of.
     """
-    contrasts = torch.arange(system.inputs, device=batch.source.device)
-    image = batch.source[:, contrasts * system.slices + system.slices // 2]
+    image = _centre(system, batch.source)
     if system.conditions:
         return _on_demand(system, batch, image)
     count = len(image)
+    back = slab(batch.target, system.slices) if batch.target_slab is None else batch.target_slab
+    here, there = weights_of(batch)
     origin = torch.arange(2, device=image.device).repeat_interleave(count)
     return Crossing(
-        source=torch.cat([batch.source, slab(batch.target, system.slices)]),
+        source=torch.cat([batch.source, back]),
         image=torch.cat([image, batch.target]),
         origin=origin,
         asked=1 - origin,
         real=torch.cat([batch.target, image]),
         other=torch.cat([batch.target.roll(1, 0), image.roll(1, 0)]),
-        weight=None if batch.weight is None else torch.cat([batch.weight, batch.weight]),
+        weight=None if there is None or here is None else torch.cat([here, there]),
     )
+
+
+def _centre(system: Translator, source: Tensor) -> Tensor:
+    """(B, C * k, *spatial) -> (B, C, *spatial): the middle of each contrast's slab."""
+    return source[:, system.slices // 2 :: system.slices]
 
 
 def _on_demand(system: Translator, batch: Batch, image: Tensor) -> Crossing:
     origin, asked = batch.source_contrast, batch.target_contrast
     every, known = batch.every, batch.known
+    if origin is not None and asked is not None and every is None and known is None:
+        # unpaired: the target is somebody else's, and there is no other image of anybody
+        return Crossing(
+            batch.source, image, origin, asked, batch.target, batch.target, batch.weight
+        )
     if origin is None or asked is None or every is None or known is None:
         raise UsageError(
             "an on-demand system learns from batches that name their contrasts and bring `every` "

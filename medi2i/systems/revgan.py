@@ -33,15 +33,8 @@ from medi2i.losses import absolute_error, contest, deceive
 from medi2i.losses.adversarial import Game
 from medi2i.networks.layers import pad_to_multiple
 from medi2i.networks.pix2pix import PatchDiscriminator, initialise_normal
-from medi2i.networks.reversible import (
-    Coupling,
-    CouplingKind,
-    Edge,
-    ReversibleCore,
-    decoder,
-    encoder,
-    residual_function,
-)
+from medi2i.networks.resnet import Edge, decoder, encoder, residual_function
+from medi2i.networks.reversible import Coupling, CouplingKind, ReversibleCore
 from medi2i.systems.base import Paper, Translator, Turn, frozen
 
 __all__ = ["RevGAN"]

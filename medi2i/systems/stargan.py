@@ -62,6 +62,7 @@ class StarGAN(Translator):
 
     paper = Paper("Choi et al. 2018, arXiv:1711.09020")
     pairing = Pairing.PAIRED
+    one_list = True
     players = {  # noqa: RUF012 - ClassVar in the base
         "discriminator": ("discriminator",),
         "generator": ("generator",),

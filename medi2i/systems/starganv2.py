@@ -77,6 +77,7 @@ class StarGANv2(Translator):
 
     paper = Paper("Choi et al. 2020, arXiv:1912.01865")
     pairing = Pairing.PAIRED
+    one_list = True
     players = {  # noqa: RUF012 - ClassVar in the base
         "discriminator": ("discriminator",),
         "generator": ("generator",),

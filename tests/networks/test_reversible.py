@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from medi2i.errors import TrainingError, UsageError
 from medi2i.networks.layers import conv
-from medi2i.networks.reversible import Coupling, ReversibleCore, residual_function
+from medi2i.networks.resnet import residual_function
+from medi2i.networks.reversible import Coupling, ReversibleCore
 
 MIB = 2**20
 

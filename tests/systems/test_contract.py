@@ -141,7 +141,15 @@ def batch_for(setup: Setup, number: int = 0, size: int = 2) -> Batch:
     subjects = tuple(f"sub-{index}" for index in range(size))
     weight = (image(1) + 1) / 2
     if not demand:
-        return Batch(image(channels), image(setup.task.outputs), weight, subjects=subjects)
+        slab = image(setup.task.outputs * setup.view.slices)
+        return Batch(
+            image(channels),
+            slab[:, setup.view.slices // 2 :: setup.view.slices],
+            weight,
+            target_weight=weight.flip(0),
+            target_slab=slab,
+            subjects=subjects,
+        )
     asked = (torch.arange(size) + number) % demand
     every = image(demand)
     return Batch(
@@ -241,8 +249,8 @@ def test_a_model_folder_gives_the_same_network_back(
     again = read_model(write_model(model, tmp_path))
     assert (again.task, again.view, again.system_name) == (setup.task, setup.view, setup.name)
     assert same(
-        {name: value.cpu() for name, value in system.state_dict().items()},
-        again.system.state_dict(),
+        {name: value.cpu() for name, value in system.lasting_state().items()},
+        again.system.lasting_state(),
     )
     batch = batch_for(setup)
     with torch.inference_mode():
