@@ -9,7 +9,7 @@ from medi2i.networks.memory import ImagePool
 
 
 def numbered(*values: float) -> torch.Tensor:
-    return torch.tensor(values).reshape(-1, 1, 1, 1)
+    return torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1, 1)
 
 
 def test_a_pool_of_none_hands_everything_back_without_gradient() -> None:
