@@ -10,13 +10,13 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from medi2i.batch import Batch
+from medi2i.batch import Batch, Pairing
 from medi2i.config import build, read_yaml
 from medi2i.contrasts import Contrast
-from medi2i.data.augment import Augmentation
 from medi2i.data.cohort import Cohort, Subject, find_cohort
-from medi2i.data.pairs import PairedWindows, batches
 from medi2i.data.registration import load_together
+from medi2i.data.settings import Data
+from medi2i.data.supply import batches
 from medi2i.errors import ConfigError
 from medi2i.evaluation.protocols import protocol
 from medi2i.figures import three_planes
@@ -30,16 +30,6 @@ from medi2i.training.trainer import Plan, Progress, Trainer
 from medi2i.volume import Volume
 
 __all__ = ["Config", "Data", "Validation", "read_config", "run_experiment"]
-
-
-@dataclass(frozen=True)
-class Data:
-    """Windows for training. See `data.pairs.PairedWindows`."""
-
-    size: int = 192
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    background: float = 0.1
-    emphasis: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,6 +100,7 @@ def run_experiment(
     cache: Path | None = None,
     prepared: Callable[[int, int, str], None] | None = None,
     watch: Callable[[Progress], None] | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> dict[str, float]:
     """Train, from the checkpoint in `folder` where there is one.
 
@@ -122,9 +113,11 @@ def run_experiment(
         cache: folder that keeps decoded scans between runs.
         prepared: called while scans are decoded: number done, number in all, name.
         watch: called after every round.
+        notice: called before the first, with what a person should know then.
 
     Returns:
-        The scores of the last validation; empty where there is no validation split.
+        The scores of the last validation; empty where nobody is held back who has both ends of a
+        translation.
     """
     where = choose_device(device)
     protocol(config.validation.protocol)  # an unknown name shall not show after hours
@@ -133,17 +126,12 @@ def run_experiment(
     view = config.view
     torch.manual_seed(plan.seed)
     system = build_system(config.system, config.arguments, config.task, view)
-    supply = PairedWindows(
-        _training_split(cohort),
-        config.task,
-        view,
-        size=config.data.size,
-        augmentation=config.data.augmentation,
-        seed=plan.seed,
-        background=config.data.background,
-        emphasis={Contrast.parse(name): often for name, often in config.data.emphasis.items()},
-        cache=cache,
+    supply = config.data.windows(
+        _training_split(cohort), config.task, view, system.pairing, seed=plan.seed, cache=cache
     )
+    facts: dict[str, Any] = {"subjects": [subject.name for subject in supply.subjects]}
+    if system.pairing is Pairing.UNPAIRED:
+        facts["unpaired"] = {"heights": config.data.heights, "implicit": config.data.implicit}
     with joined(where) as ranks:
         if ranks.leads:
             remember(config, folder)
@@ -169,17 +157,15 @@ def run_experiment(
                 task=config.task,
                 view=view,
                 system=system,
-                card={
-                    **config.card,
-                    "subjects": [subject.name for subject in supply.subjects],
-                    "rounds": int(system.rounds),
-                },
+                card={**config.card, **facts, "rounds": int(system.rounds)},
             )
 
         def keep(system: Translator, what: str) -> None:
             write_model(model_of(system), folder / what)
 
         cases = validation_cases(cohort, config)
+        if notice is not None and ranks.leads and not cases:
+            notice(_unscored(cohort, config.task))
         trainer = Trainer(
             system,
             draw,
@@ -271,7 +257,11 @@ def remember(config: Config, folder: Path) -> None:
     text = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
     path = folder / "config.yaml"
     begun = (folder / "checkpoint.pt").is_file() and path.is_file()
-    if begun and path.read_text(encoding="utf-8") != text:
+    if (
+        begun
+        and path.read_text(encoding="utf-8") != text
+        and _plain(read_config(path)) != yaml.safe_load(text)  # keys that came later have defaults
+    ):
         raise ConfigError(
             f'"{folder}" holds a run with another configuration (see "{path}"); '
             "resume it with its own, or choose another folder"
@@ -282,6 +272,17 @@ def remember(config: Config, folder: Path) -> None:
 def _training_split(cohort: Cohort) -> Cohort:
     """Everybody where nobody is in a split."""
     return cohort if all(subject.split is None for subject in cohort) else cohort.split("train")
+
+
+def _unscored(cohort: Cohort, task: Task) -> str:
+    """Why nothing can be scored."""
+    held_back = sum(subject.split == "val" for subject in cohort)
+    who = (
+        f'none of {held_back} subjects in split "val" has both ends of a translation ({task})'
+        if held_back
+        else 'no subject is in split "val"'
+    )
+    return f"{who}: nothing is scored, and best/ will be the last"
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Pictures of volumes: three planes through the head, one row per volume.
+"""Pictures of volumes: three planes through the head, one row per volume; or a sheet of slices.
 
 Radiological convention, stated in every picture: the patient's right is on the left of axial and
 coronal slices; the front is on the left of sagittal slices.
@@ -6,7 +6,7 @@ coronal slices; the front is on the left of sagittal slices.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from medi2i.errors import DimensionError, UsageError
 
-__all__ = ["Row", "three_planes"]
+__all__ = ["Row", "sheet", "three_planes"]
 
 _PLANES = ("axial", "coronal", "sagittal")
 _EDGES = (("R", "L", "A", "P"), ("R", "L", "S", "I"), ("A", "P", "S", "I"))  # left right top bottom
@@ -225,3 +225,54 @@ def _draw_bar(
         (-limit, upper + height, "lb"),
     ):
         draw.text((left + 14, place), _number(value), _TEXT, font, anchor=anchor)
+
+
+def sheet(
+    slices: Mapping[str, NDArray[np.floating]],
+    *,
+    spacing: tuple[float, float] = (1.0, 1.0),
+    across: int = 5,
+    side: int = 192,
+    note: str = "",
+) -> Image.Image:
+    """Axial slices side by side, row after row, each with its name above.
+
+    Args:
+        slices: (X, Y) by name, on canonical RAS axes, all of one shape; shown from 0 to 1.
+        spacing: mm per voxel; slices keep their proportions.
+        across: slices in a row.
+        side: pixels of the longer side of a slice.
+        note: a line below, beside the display convention.
+
+    Raises:
+        UsageError: no slices. DimensionError: they do not share one 2-D shape.
+
+    >>> sheet({"dark": np.zeros((4, 8)), "bright": np.ones((4, 8))}, side=80).mode
+    'RGB'
+    """
+    if not slices:
+        raise UsageError("A sheet of no slices was asked for; give at least one.")
+    shapes = {image.shape for image in slices.values()}
+    if len(shapes) > 1 or len(next(iter(shapes))) != 2:
+        raise DimensionError(
+            f"The shapes {sorted(shapes)} came; slices of one shape were expected."
+        )
+    lengths = [n * step for n, step in zip(next(iter(shapes)), spacing, strict=True)]
+    wide, tall = (max(1, round(side * length / max(lengths))) for length in lengths)
+    text, small = ImageFont.load_default(13), ImageFont.load_default(11)
+    footer = [line for line in (note, _CONVENTION) if line]
+    rows = -(-len(slices) // across)
+    step_x, step_y = max(wide, 120) + _GAP, tall + 20 + _GAP
+    width = max(2 * _MARGIN + min(across, len(slices)) * step_x - _GAP, 420)
+    height = 2 * _MARGIN + rows * step_y + 16 * len(footer)
+    page = Image.new("RGB", (width, height), _PAGE)
+    draw = ImageDraw.Draw(page)
+    for number, (name, image) in enumerate(slices.items()):
+        left, upper = _MARGIN + number % across * step_x, _MARGIN + number // across * step_y
+        draw.text((left, upper), name, _TEXT, text)
+        share = np.clip(np.nan_to_num(np.asarray(image, np.float32)), 0, 1)
+        tile = Image.fromarray(_colours(share[::-1, ::-1].T, signed=False))
+        page.paste(tile.resize((wide, tall), Image.Resampling.BICUBIC), (left, upper + 20))
+    for index, line in enumerate(footer):
+        draw.text((_MARGIN, height - _MARGIN - 16 * (len(footer) - index)), line, _MARK, small)
+    return page

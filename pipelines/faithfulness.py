@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 import medi2i
 from medi2i.contrasts import Contrast
-from medi2i.data.cohort import Subject, find_cohort
+from medi2i.data.cohort import find_cohort
 from medi2i.data.registration import load_together
-from medi2i.evaluation import lesion_scores, sparsification
+from medi2i.evaluation import expert_mask, lesion_scores, sparsification
 from medi2i.files import write_whole
 from medi2i.inference.translate import UNCERTAINTY, run_model
 from medi2i.volume import Volume
@@ -56,7 +56,7 @@ def main() -> None:
             scans = load_together(subject, (source, target))
             acquired = scans.pop(target)
             result = run_model(model, scans, target, uncertainty=model.system.uncertain)
-            mask = expert_mask(chosen.data, subject, acquired)
+            mask = expert_mask(subject, acquired)
             unsure = result.maps.get(UNCERTAINTY)
             row = [subject.name, f"{source}->{target}"]
             row += scores(result.volume, acquired, scans[source], mask, unsure)
@@ -110,14 +110,6 @@ def bright(
     median = np.median(image[brain])
     deviation = 1.4826 * np.median(np.abs(image[brain] - median))
     return int((image[healthy] > median + 5 * deviation).sum())
-
-
-def expert_mask(root: Path, subject: Subject, like: Volume) -> NDArray[np.bool_] | None:
-    """The expert's lesions on the grid of a scan; None where nobody drew them."""
-    name = f"{subject.name}_label-lesion_mask.nii.gz"
-    for path in sorted(root.glob(f"derivatives/*/{subject.name}/anat/{name}")):
-        return medi2i.load_volume(path).resampled_onto(like).voxels > 0.5
-    return None
 
 
 if __name__ == "__main__":

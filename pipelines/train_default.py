@@ -94,11 +94,14 @@ def calibrate(trained: Path, roots: list[Path], cache: Path, calibrated: Path) -
     with torch.no_grad():
         for number in range(WINDOWS):
             window = windows[number]
+            every, known = window.every, window.known
+            if every is None or known is None:
+                raise SystemExit(f"{trained} has a fixed task; one on demand was expected")
             tissue = window.weight[0] > 0.5
             images, spread = system.all_images(window.source[None], None)
             predicted = images[0].double()
-            for head in torch.nonzero(window.known).flatten():
-                p, t = predicted[head][tissue], window.every[head][tissue].double()
+            for head in torch.nonzero(known).flatten():
+                p, t = predicted[head][tissue], every[head][tissue].double()
                 sums[head] += torch.stack([torch.ones_like(p), p, t, p * p, p * t]).sum(1)
                 if spread is not None:
                     seen.append((int(head), p, t, spread[0][head][tissue].exp().sum()))

@@ -272,3 +272,117 @@ def test_splits_without_a_train(write: Write, tmp_path: Path, make_study: Any) -
     study = make_study(tmp_path / "study", {"sub-1": "training", "sub-2": "val"})
     with pytest.raises(CohortError, match='"train"; the splits found are training, val'):
         run_experiment(read_config(write()), [study], tmp_path / "run", device="cpu")
+
+
+# ---- unpaired
+
+UNPAIRED: dict[str, Any] = {
+    "system": "revgan",
+    "task": {"sources": ["T1w"], "targets": ["T2w"]},
+    "arguments": {
+        "objective": "unpaired", "depth": 1, "features": 4, "patch": 1, "patch_features": 4
+    },
+    "view": {"slices": 1},
+    "training": {**TINY["training"], "players": {}},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory: pytest.TempPathFactory, make_study: Any) -> tuple[Path, Path]:
+    """Two studies: T1w of some people, T2w of others, and both of one who is held back."""
+    folder = tmp_path_factory.mktemp("halves")
+    make_study(folder / "one", {"sub-1": "train", "sub-2": "train"}, ("T1w",))
+    people = {"sub-5": "train", "sub-6": "train", "sub-9": "val"}
+    make_study(folder / "two", people, ("T1w", "T2w"))
+    for name in ("sub-5", "sub-6"):
+        (folder / "two" / name / "anat" / f"{name}_T1w.nii").unlink()
+    return folder / "one", folder / "two"
+
+
+def test_a_run_without_pairs(write: Write, halves: tuple[Path, Path], tmp_path: Path) -> None:
+    config = read_config(write(**UNPAIRED))
+    told: list[str] = []
+    scores = run_experiment(config, halves, tmp_path / "run", device="cpu", notice=told.append)
+    assert {"ssim", "T1w-T2w/psnr"} <= set(scores)
+    assert told == []
+    card = read_model(tmp_path / "run" / "last").card
+    assert card["subjects"] == ["sub-1", "sub-2", "sub-5", "sub-6"]
+    assert card["unpaired"] == {"heights": "matching", "implicit": 0.0}
+
+    def stop(progress: Progress) -> None:
+        if progress.played == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(config, halves, tmp_path / "parts", device="cpu", watch=stop)
+    run_experiment(config, halves, tmp_path / "parts", device="cpu")
+    for name in ("last/weights.safetensors", "log.csv"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+
+
+def test_how_unpaired_windows_are_drawn_matters(write: Write, study: Path, tmp_path: Path) -> None:
+    """One study, split by itself into two halves; each setting is another run."""
+    weights = set()
+    settings: list[dict[str, Any]] = [{}, {"heights": "random"}, {"implicit": 1.0}]
+    for number, more in enumerate(settings):
+        config = read_config(write(**UNPAIRED, data={**TINY["data"], **more}), rounds=2)
+        run_experiment(config, [study], tmp_path / str(number), device="cpu")
+        weights.add((tmp_path / str(number) / "last" / "weights.safetensors").read_bytes())
+    assert len(weights) == 3
+
+
+def test_held_back_people_without_pairs_score_nothing(
+    write: Write, tmp_path: Path, make_study: Any
+) -> None:
+    people = {"sub-1": "train", "sub-2": "train", "sub-3": "val"}
+    study = make_study(tmp_path / "study", people)
+    (study / "sub-3" / "anat" / "sub-3_T2w.nii").unlink()
+    told: list[str] = []
+    config = read_config(write(**UNPAIRED), rounds=1)
+    scores = run_experiment(config, [study], tmp_path / "run", device="cpu", notice=told.append)
+    assert scores == {}
+    (sentence,) = told
+    assert sentence.startswith('none of 1 subjects in split "val" has both ends of a translation')
+    assert "(T1w -> T2w): nothing is scored" in sentence
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ({"heights": "any"}, "heights of data of .* is 'any'"),
+        ({"allowed": "sub-1"}, "allowed of data of"),
+    ],
+)
+def test_bad_words_on_unpaired_windows(write: Write, data: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        read_config(write(**UNPAIRED, data=data))
+
+
+def test_paired_systems_take_no_unpaired_settings(
+    write: Write, study: Path, tmp_path: Path
+) -> None:
+    config = read_config(write(data={"heights": "random", "allowed": ["sub-1"]}))
+    with pytest.raises(ConfigError, match="data has heights, allowed, which say how unpaired"):
+        run_experiment(config, [study], tmp_path / "run", device="cpu")
+
+
+def test_one_side_is_empty(write: Write, tmp_path: Path, make_study: Any) -> None:
+    study = make_study(tmp_path / "study", {"sub-1": "train", "sub-2": "train"}, ("T1w",))
+    with pytest.raises(CohortError, match=r"none of 2 subjects has T2w.*add people who have T2w"):
+        run_experiment(read_config(write(**UNPAIRED)), [study], tmp_path / "run", device="cpu")
+
+
+def test_a_run_from_before_a_setting_existed_goes_on(
+    write: Write, study: Path, tmp_path: Path
+) -> None:
+    config = read_config(write(), rounds=1)
+    run_experiment(config, [study], tmp_path / "run", device="cpu")
+    path = tmp_path / "run" / "config.yaml"
+    written = yaml.safe_load(path.read_text())
+    del written["data"]["heights"]
+    path.write_text(yaml.safe_dump(written))
+    run_experiment(config, [study], tmp_path / "run", device="cpu")
+    written["data"]["size"] = 32
+    path.write_text(yaml.safe_dump(written))
+    with pytest.raises(ConfigError, match="another configuration"):
+        run_experiment(config, [study], tmp_path / "run", device="cpu")

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medi2i.errors import DimensionError, UsageError
-from medi2i.figures import Row, three_planes
+from medi2i.figures import Row, sheet, three_planes
 
 SHAPE = (10, 14, 8)
 SPACING = (10.0, 10.0, 10.0)
@@ -127,3 +127,36 @@ def test_refusals() -> None:
         three_planes([("a", np.zeros((3, 3)), SPACING)])
     with pytest.raises(UsageError, match="outside"):
         three_planes([("a", np.zeros(SHAPE), SPACING)], at=(10, 0, 0))
+
+
+def test_a_sheet_shows_every_slice_in_its_place() -> None:
+    dots = {}
+    for name, at in (("a", (1, 6)), ("b", (4, 2)), ("c", (0, 0))):
+        dots[name] = np.zeros((6, 8))
+        dots[name][at] = 1
+    page = sheet(dots, spacing=(20.0, 20.0), across=2, side=160)
+    pixels = np.asarray(page)[..., 0]
+    step_x, step_y, margin = 120 + 6, 160 + 20 + 6, 14
+    for number, at in enumerate([(1, 6), (4, 2), (0, 0)]):
+        left, upper = margin + number % 2 * step_x, margin + number // 2 * step_y + 20
+        tile = pixels[upper : upper + 160, left : left + 120]
+        row, column = (int(n) // 20 for n in np.unravel_index(int(tile.argmax()), tile.shape))
+        assert (5 - column, 7 - row) == at  # left is shown on the right, the front is up
+    assert np.asarray(sheet(dots, across=3)).shape[0] < np.asarray(sheet(dots, across=1)).shape[0]
+
+
+def test_slices_of_a_sheet_keep_their_proportions_and_their_range() -> None:
+    white = np.asarray(sheet({"white": np.full((4, 8), 7.0)}, spacing=(4.0, 1.0), side=150))
+    rows, columns = np.nonzero(white.min(-1) == 255)
+    assert (int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1) == (150, 75)
+    black = np.asarray(sheet({"": np.full((4, 8), -1.0), " ": np.full((4, 8), np.nan)}))
+    assert black[40:100, 20:60].max() == 0
+
+
+def test_a_sheet_refuses_what_it_cannot_show() -> None:
+    with pytest.raises(UsageError, match="at least one"):
+        sheet({})
+    with pytest.raises(DimensionError, match="one shape"):
+        sheet({"a": np.zeros((3, 3)), "b": np.zeros((3, 4))})
+    with pytest.raises(DimensionError, match="one shape"):
+        sheet({"a": np.zeros((3, 3, 3))})

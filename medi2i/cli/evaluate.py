@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,10 +23,14 @@ from medi2i.cli.console import (
 )
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from medi2i.contrasts import Contrast
     from medi2i.data.cohort import Subject
     from medi2i.evaluation import Case, PointwiseMap, Protocol, ScoreTable
+    from medi2i.evaluation.compare import Further
     from medi2i.model import Model
+    from medi2i.volume import Volume
 
 __all__ = ["evaluate"]
 
@@ -83,6 +87,14 @@ def evaluate(
     device: Device = DeviceName.AUTO,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")] = False,
     per_case: Annotated[bool, typer.Option(help="Show every case, not only the means.")] = True,
+    structure: Annotated[
+        bool | None,
+        typer.Option(
+            "--structure/--no-structure",
+            help="Whether anatomy stayed in place, against the source; by default for models that "
+            "learned without pairs.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")] = False,
 ) -> None:
@@ -93,6 +105,9 @@ def evaluate(
 
     Beside every method stand two baselines: the source as it is, and the source through a map of
     its intensities alone. With -o the scores are written as scores.csv and scores.json.
+
+    Structure: the agreement of edges with the source (1/3 is chance), mutual information, and how
+    far tissue moved, in mm; with -o a picture of the displacement where it is large.
 
     Exit codes: 0 done, 1 some subjects failed, 2 usage, 3 bad input, 4 bad model.
     """
@@ -123,13 +138,27 @@ def evaluate(
         ends = [None if path is None else contrast_of(path) for path in (source, target)]
         task = "->".join(map(str, ends)) if all(ends) else "two scans"
         case = Case(stem_of(prediction), task, {"synthetic": prediction}, target, source, mask)
-        table = compare([case], protocol=chosen, maps=_maps(shipped().get(model)))
+        table = compare(
+            [case],
+            protocol=chosen,
+            maps=_maps(shipped().get(model)),
+            further=_structure(output) if structure else None,
+        )
         _show(table, output, per_case=True, as_json=as_json)
         return
     if source is not None or mask is not None:
         raise UsageError("--source and --mask belong to two scans, not to a cohort")
     table, failed = _cohort(
-        scans, start, to, split, model, output, device, chosen, quiet=quiet or as_json
+        scans,
+        start,
+        to,
+        split,
+        model,
+        output,
+        device,
+        chosen,
+        structure=structure,
+        quiet=quiet or as_json,
     )
     _show(table, output, per_case=per_case, as_json=as_json)
     if failed:
@@ -160,9 +189,11 @@ def _cohort(
     device: DeviceName,
     protocol: Protocol,
     *,
+    structure: bool | None,
     quiet: bool,
 ) -> tuple[ScoreTable, int]:
     """Translate and score; returns the table, and how many translations failed."""
+    from medi2i.batch import Pairing
     from medi2i.errors import InputError
     from medi2i.evaluation import compare
     from medi2i.inference.translate import choose_device
@@ -171,6 +202,7 @@ def _cohort(
     choose_device(device)  # refuses one that is not there
     loaded = load_model(model)
     jobs = _jobs(roots, loaded, start, to, split)
+    wanted = loaded.system.pairing is Pairing.UNPAIRED if structure is None else structure
     problems: list[InputError] = []
     with tempfile.TemporaryDirectory(prefix="medi2i-") as scratch, progress_bar(quiet=quiet) as bar:
         working = bar.add_task("translating", total=len(jobs))
@@ -193,6 +225,7 @@ def _cohort(
             cases,
             protocol=protocol,
             maps=_maps(folder_of(model)),
+            further=_structure(output) if wanted else None,
             watch=lambda row: bar.update(scoring, description=f"scoring {row.case} {row.task}"),
         )
     return table, len(problems)
@@ -263,6 +296,28 @@ def _translated(job: Job, model: Model, folder: Path, scratch: Path, device: Dev
     if acquired.header is source.header:  # resampled: now it has the source's grid
         target = save_volume(acquired, scratch / "target.nii")
     return Case(job.name, job.task, {model.name: synthetic}, target, paths[job.sources[0]])
+
+
+def _structure(output: Path | None) -> Further:
+    """Scores of anatomy in place, and a picture of where it moved, if there is a folder for it."""
+    from medi2i.evaluation.structure import draw_displacement, structure_scores
+
+    drawn: set[tuple[str, str]] = set()
+
+    def further(
+        case: Case, predicted: NDArray[Any], target: Volume, source: Volume | None
+    ) -> Mapping[str, float]:
+        del target
+        if source is None or predicted is source.voxels:
+            return {}
+        found = structure_scores(source.voxels, predicted, spacing=source.spacing)
+        if output is not None and found.moved and (case.name, case.task) not in drawn:
+            drawn.add((case.name, case.task))  # the prediction's; the baselines come after it
+            path = output / case.task.replace("->", "-to-") / f"{case.name}_displacement.png"
+            draw_displacement(path, source, predicted, found)
+        return found.as_dict()
+
+    return further
 
 
 def _maps(model: Path | None) -> dict[str, PointwiseMap]:

@@ -119,8 +119,8 @@ def import_model(
         typer.Option(
             "--from",
             metavar="CODE",
-            help="Whose code wrote it: pytorch-CycleGAN-and-pix2pix, BicycleGAN, pix2pixHD, "
-            "stargan or stargan-v2.",
+            help="Whose code wrote it: pytorch-CycleGAN-and-pix2pix (pix2pix), CycleGAN, "
+            "CUT, UNIT, MUNIT, DRIT, BicycleGAN, pix2pixHD, stargan or stargan-v2.",
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Model folder; a new one.")],

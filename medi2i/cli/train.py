@@ -78,9 +78,20 @@ def train(
                 changes["told"] = _losses(progress)
             bar.update(running, **changes)
 
+        def notice(sentence: str) -> None:
+            if not quiet:
+                err.print(sentence, markup=False, soft_wrap=True)
+
         try:
             scores = run_experiment(
-                checked, data, output, device=device, cache=cache, prepared=prepared, watch=watch
+                checked,
+                data,
+                output,
+                device=device,
+                cache=cache,
+                prepared=prepared,
+                watch=watch,
+                notice=notice,
             )
         except InputError:
             if leads and not begun and not (output / "log.csv").exists():  # refused before it began
@@ -95,11 +106,6 @@ def train(
         return
     shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if "/" not in name)
     out.print(f"{output / 'best'}  {shown}", markup=False, soft_wrap=True)
-    if not scores:
-        err.print(
-            'no subject is in split "val": nothing was scored, and best/ is the last',
-            markup=False,
-        )
 
 
 def _losses(progress: Progress) -> str:

@@ -139,6 +139,7 @@ def _run(
             *doubts,
             *result.warnings,
             *_moved(volumes),
+            *_displaced(model, volumes, result.volume),
             *_coarse(result.volume, options.dtype),
         )
         writer.finish(replace(result, warnings=warnings))
@@ -210,6 +211,25 @@ def _moved(volumes: Mapping[Contrast, Volume]) -> list[str]:
         for contrast, grid in grids.items()
         if not same_grid(*reference, *grid)
     ]
+
+
+def _displaced(model: Model, volumes: Mapping[Contrast, Volume], result: Volume) -> list[str]:
+    """A warning where a network that learned without pairs has moved tissue."""
+    from medi2i.batch import Pairing
+    from medi2i.errors import UsageError
+    from medi2i.evaluation.structure import MOVED, structure_scores
+
+    if model.system.pairing is not Pairing.UNPAIRED:
+        return []
+    source, synthetic = next(iter(volumes.values())).canonical(), result.canonical()
+    try:
+        found = structure_scores(source.voxels, synthetic.voxels, spacing=source.spacing)
+    except UsageError as error:
+        return [f"whether tissue moved is not known: {error}"]
+    if not found.moved:
+        return []
+    far = f"{found.displacement_95:.1f} mm at the 95th percentile of edges, over {MOVED:g} mm"
+    return [f"tissue may have moved: {far}, by a registration between source and translation"]
 
 
 def _coarse(volume: Volume, dtype: VoxelType) -> list[str]:

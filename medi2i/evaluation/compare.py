@@ -7,7 +7,7 @@ that went with it (`PointwiseMap`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from medi2i.evaluation.protocols import protocol as protocol_called
 from medi2i.evaluation.table import BASELINES, Row, ScoreTable
 from medi2i.volume import Volume
 
-__all__ = ["Case", "compare"]
+__all__ = ["Case", "Further", "compare"]
 
 Mask = NDArray[np.bool_]
 
@@ -45,11 +45,17 @@ class Case:
     mask: Scan | None = None
 
 
+Further = Callable[[Case, NDArray[Any], Volume, Volume | None], Mapping[str, float]]
+"""More scores of a prediction, by name: of (case, predicted voxels, target, source), all on one
+canonical grid."""
+
+
 def compare(
     cases: Iterable[Case],
     *,
     protocol: str | Protocol = "brain-3d",
     maps: Mapping[str, PointwiseMap] | None = None,
+    further: Further | None = None,
     seed: int = 0,
     watch: Callable[[Row], None] | None = None,
 ) -> ScoreTable:
@@ -61,6 +67,7 @@ def compare(
     Args:
         maps: fitted pointwise maps by task, from training scans. For another task the map of a
             case is fitted to the other cases of that task, and a note says so.
+        further: scores that the protocol does not have; they stand among its `extra`.
         seed: of the bootstrap.
         watch: is called with each row as it comes.
 
@@ -97,6 +104,9 @@ def compare(
                 spacing=target.spacing,
                 source=None if source is None else source.voxels,
             )
+            if further:
+                more = further(case, predicted, target, source)
+                scores = replace(scores, extra={**scores.extra, **more})
             rows.append(Row(case.name, case.task, method, scores))
             if watch:
                 watch(rows[-1])

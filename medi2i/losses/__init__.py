@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from medi2i.losses.adversarial import contest, deceive
 from medi2i.losses.features import feature_matching, layered_distance
+from medi2i.losses.gradients import gradient_similarity_deviation
 from medi2i.losses.latent import kl_from_standard_normal
 from medi2i.losses.penalties import gradient_penalty, r1_penalty
 from medi2i.losses.reconstruction import (
@@ -21,6 +22,7 @@ __all__ = [
     "deceive",
     "feature_matching",
     "gradient_penalty",
+    "gradient_similarity_deviation",
     "kl_from_standard_normal",
     "laplace",
     "layered_distance",

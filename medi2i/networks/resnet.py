@@ -6,10 +6,13 @@ et al. 2017, arXiv:1703.10593). Every convolution before a norm keeps its bias, 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 from torch import Tensor, nn
+from torch.nn import functional
 
+from medi2i.networks.antialias import without_strides
 from medi2i.networks.layers import check_dims, conv, norm
 
 __all__ = ["Edge", "ResnetGenerator", "decoder", "encoder", "residual_function"]
@@ -29,6 +32,7 @@ class ResnetGenerator(nn.Module):
         halvings: strided convolutions on the way in.
         kernel: of the stem and the head, odd.
         edge: padding; 3-D reflection costs much time, so "replicate" is common there.
+        antialiased: blur where the size halves, and double it by interpolation (CUT's generator).
 
     Every spatial size must be a multiple of :attr:`multiple`.
     """
@@ -44,15 +48,27 @@ class ResnetGenerator(nn.Module):
         halvings: int = 2,
         kernel: int = 7,
         edge: Edge = "reflect",
+        antialiased: bool = False,
     ) -> None:
         super().__init__()
         wide = features * 2**halvings
         self.multiple = 2**halvings
+        self.edge, self.margin = edge, kernel // 2
         self.encoder = encoder(dims, inputs, features, halvings=halvings, kernel=kernel, edge=edge)
+        if antialiased:
+            self.encoder = without_strides(self.encoder, edge)
         self.blocks = nn.ModuleList(
             residual_function(dims, wide, wide, edge=edge) for _ in range(blocks)
         )
-        self.decoder = decoder(dims, features, outputs, halvings=halvings, kernel=kernel, edge=edge)
+        self.decoder = decoder(
+            dims,
+            features,
+            outputs,
+            halvings=halvings,
+            kernel=kernel,
+            edge=edge,
+            interpolated=antialiased,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, *spatial) -> (B, outputs, *spatial) in (-1, 1)."""
@@ -65,6 +81,28 @@ class ResnetGenerator(nn.Module):
         for block in self.blocks:
             x = x + block(x)
         return x
+
+    def taps(self, x: Tensor, blocks: Collection[int]) -> list[Tensor]:
+        """What is seen on the way in: where CUT compares an image with its translation.
+
+        Args:
+            x: (B, inputs, *spatial).
+            blocks: places of residual blocks, from 0.
+
+        Returns:
+            The image with its padding, each halving convolution before its norm, and what stands
+            behind the named blocks. Blocks beyond the last named one are not computed.
+        """
+        seen = [functional.pad(x, [self.margin] * 2 * (x.dim() - 2), self.edge)]
+        for place, layer in enumerate(self.encoder):
+            x = layer(x)
+            if place and isinstance(layer, nn.Conv2d | nn.Conv3d):
+                seen.append(x)
+        for place, block in enumerate(self.blocks[: max(blocks, default=-1) + 1]):
+            x = x + block(x)
+            if place in blocks:
+                seen.append(x)
+        return seen
 
 
 def residual_function(
@@ -100,14 +138,31 @@ def encoder(
 
 
 def decoder(
-    dims: int, features: int, outputs: int, *, halvings: int, kernel: int, edge: Edge
+    dims: int,
+    features: int,
+    outputs: int,
+    *,
+    halvings: int,
+    kernel: int,
+    edge: Edge,
+    interpolated: bool = False,
 ) -> nn.Sequential:
-    """(B, features * 2**halvings, *spatial) -> (B, outputs, *spatial * 2**halvings) in (-1, 1)."""
+    """(B, features * 2**halvings, *spatial) -> (B, outputs, *spatial * 2**halvings) in (-1, 1).
+
+    The size is doubled by transposed convolutions, or by linear interpolation before plain ones.
+    """
     transpose = nn.ConvTranspose2d if dims == 2 else nn.ConvTranspose3d
+    mode = "bilinear" if dims == 2 else "trilinear"
     parts: list[nn.Module] = []
     for wide in (features * 2**level for level in reversed(range(halvings))):
-        up = transpose(2 * wide, wide, 3, stride=2, padding=1, output_padding=1)
-        parts += [up, _norm(dims, wide), nn.ReLU()]
+        if interpolated:
+            parts += [
+                nn.Upsample(scale_factor=2, mode=mode),
+                conv(dims, 2 * wide, wide, 3, padding=1),
+            ]
+        else:
+            parts.append(transpose(2 * wide, wide, 3, stride=2, padding=1, output_padding=1))
+        parts += [_norm(dims, wide), nn.ReLU()]
     return nn.Sequential(*parts, _padded(dims, features, outputs, kernel, edge), nn.Tanh())
 
 

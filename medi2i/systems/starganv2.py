@@ -28,10 +28,10 @@ underflow. R1 differentiates twice, which compiled networks cannot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medi2i.batch import Batch, Pairing
 from medi2i.errors import UsageError
@@ -45,6 +45,7 @@ from medi2i.networks.starganv2 import (
 )
 from medi2i.systems.base import Paper, Translator, Turn, frozen
 from medi2i.systems.domains import Crossing, asked_domain, crossing, domains_of, slab
+from medi2i.systems.joint import together
 
 __all__ = ["StarGANv2"]
 
@@ -185,7 +186,7 @@ class StarGANv2(Translator):
         if self.l1:
             mean = self.generated(images.source, self.mean_styles()[images.asked])
             losses["latent_l1"] = self.l1 * absolute_error(mean, images.real, images.weight)
-        yield from self.together(losses, "generator", "mapping", "encoder")
+        yield from together(self, losses, "generator", "mapping", "encoder")
 
         with frozen(self.discriminator, self.encoder):
             style = self.encoder(images.real, images.asked)
@@ -244,30 +245,3 @@ class StarGANv2(Translator):
             f"{kind}_diversity": -self.diversity_weight() * absolute_error(fake, other.detach()),
             f"{kind}_cycle": self.cycle * absolute_error(back, images.image, images.weight),
         }
-
-    def together(self, losses: Mapping[str, Tensor], *players: str) -> Iterator[Turn]:
-        """A turn for each player, all with the gradients of one objective at one place.
-
-        The gradients are computed once, before anybody moves. The turns that follow carry them:
-        their objective has the right value, and its slope is these gradients. The first player's
-        turn lists the losses, the others' their sum.
-        """
-        values = {name: loss.detach() for name, loss in losses.items()}
-        objective = torch.stack(list(losses.values())).sum()
-        owned = [self.parameters_of(player) for player in players]
-        gradients = iter(torch.autograd.grad(objective, [p for own in owned for p in own]))
-        for player, own in zip(players, owned, strict=True):
-            carried = _carrier(own, [next(gradients) for _ in own])
-            name, *rest = values
-            yield Turn(player, **{name: values[name] + carried}, **{n: values[n] for n in rest})
-            values = {"joint": objective.detach()}
-
-
-def _carrier(parameters: list[nn.Parameter], gradients: list[Tensor]) -> Tensor:
-    """Zero, with the given gradient with respect to the parameters."""
-    return torch.stack(
-        [
-            ((parameter - parameter.detach()) * gradient).sum()
-            for parameter, gradient in zip(parameters, gradients, strict=True)
-        ]
-    ).sum()

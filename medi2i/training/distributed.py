@@ -43,20 +43,20 @@ class Ranks:
                 tensor.data.copy_(whole)
 
     def average(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Replace every gradient by its mean over the ranks, all in one message."""
+        """Replace every gradient by its mean over the ranks, all in one message.
+
+        A parameter that no rank has a gradient for keeps none, so that no optimiser moves it.
+        """
         if self.ranks == 1:
             return
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        here = [float(parameter.grad is not None) for parameter in parameters]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = torch.cat([gradients[0].new_tensor(here), *(g.flatten() for g in gradients)])
         dist.all_reduce(flat)
-        flat /= self.ranks
-        for gradient, mean in zip(
-            gradients, flat.split([g.numel() for g in gradients]), strict=True
-        ):
-            gradient.copy_(mean.view_as(gradient))
+        there, flat = flat[: len(here)].tolist(), flat[len(here) :] / self.ranks
+        means = flat.split([gradient.numel() for gradient in gradients])
+        for parameter, mean, anywhere in zip(parameters, means, there, strict=True):
+            parameter.grad = mean.view_as(parameter).clone() if anywhere else None
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """The mean of each value over the ranks, on all of them; the same names everywhere."""

@@ -195,7 +195,7 @@ class Trainer:
         self.best = float("-inf")
         self.scores: dict[str, float] = {}
         self.sums: dict[str, Tensor] = {}
-        self.summed = 0
+        self.summed: dict[str, int] = {}
 
     @property
     def played(self) -> int:
@@ -313,12 +313,12 @@ class Trainer:
     def _sum(self, losses: Mapping[str, Tensor]) -> None:
         for name, loss in losses.items():
             self.sums[name] = self.sums.get(name, torch.zeros_like(loss)) + loss
-        self.summed += 1
+            self.summed[name] = self.summed.get(name, 0) + 1
 
     def _means(self) -> dict[str, float]:
-        """Of the losses since the last call, over all ranks."""
-        means = {name: float(total) / self.summed for name, total in self.sums.items()}
-        self.sums, self.summed = {}, 0
+        """Of the losses since the last call, over all ranks; of each over its own rounds."""
+        means = {name: float(total) / self.summed[name] for name, total in self.sums.items()}
+        self.sums, self.summed = {}, {}
         return self.ranks.mean(means)
 
     @contextmanager
@@ -363,7 +363,9 @@ class Trainer:
 
     def _checkpoint(self, path: Path) -> None:
         sums = {name: total.cpu() for name, total in self.sums.items()}
-        each = self.ranks.gather({"random": random_states(), "sums": sums, "summed": self.summed})
+        each = self.ranks.gather(
+            {"random": random_states(), "sums": sums, "summed": dict(self.summed)}
+        )
         if self.ranks.leads:
             save_checkpoint(
                 path,

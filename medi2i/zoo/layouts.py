@@ -16,7 +16,16 @@ from torch import Tensor
 
 from medi2i.errors import ModelError
 
-__all__ = ["ORIGINS", "STATISTICS", "Layout", "Origin", "State"]
+__all__ = [
+    "NESTED_DOWN",
+    "ORIGINS",
+    "STATISTICS",
+    "Layout",
+    "Origin",
+    "State",
+    "by_module",
+    "nested",
+]
 
 STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 """Of instance norms, in which they must not be used."""
@@ -62,6 +71,7 @@ class Layout:
         theirs: from our name of a tensor, "generator.stem.weight", to theirs.
         domains: labels that the networks know; 0 where there are none.
         drop_statistics: running statistics are left out.
+        fixed: their names of tensors that never learn and that our networks have built in.
         note: what a user should know, for the card.
     """
 
@@ -71,6 +81,7 @@ class Layout:
     theirs: Callable[[str], str]
     domains: int = 0
     drop_statistics: bool = True
+    fixed: tuple[str, ...] = ()
     note: str = ""
 
 
@@ -91,17 +102,17 @@ class Origin:
     together: bool = False
 
 
-def _by_module(table: Mapping[str, str]) -> Callable[[str], str]:
+def by_module(table: Mapping[str, str], network: str = "generator") -> Callable[[str], str]:
     """Renames the module in front of the last dot; names that are not in the table stay."""
 
     def theirs(key: str) -> str:
-        module, _, leaf = key.removeprefix("generator.").rpartition(".")
+        module, _, leaf = key.removeprefix(f"{network}.").rpartition(".")
         return f"{table.get(module, module)}.{leaf}"
 
     return theirs
 
 
-def _nested(depth: int, *, linear: bool = False) -> dict[str, str]:
+def nested(depth: int, *, linear: bool = False) -> dict[str, str]:
     """A U-Net in which every level is a Sequential around the next one."""
     table: dict[str, str] = {}
     place = "model.model"
@@ -126,7 +137,7 @@ def _pix2pix(state: State, expected: int) -> Layout:
     if "model.1.weight" in state and "model.model.0.weight" not in state:
         raise ModelError(
             f'checkpoint "{state.path}" is of a residual generator (netG resnet_*); of pix2pix the '
-            "U-Nets are supported (netG unet_128 or unet_256)"
+            "U-Nets are supported (netG unet_128 or unet_256); CycleGAN's come by --from CycleGAN"
         )
     features, inputs, *_ = state.shape("model.model.0.weight")
     _, outputs, *_ = state.shape("model.model.3.weight")
@@ -141,7 +152,7 @@ def _pix2pix(state: State, expected: int) -> Layout:
         },
         inputs,
         outputs,
-        _by_module(_nested(depth)),
+        by_module(nested(depth)),
         drop_statistics=not batch,
         note="translates as the authors' test.py: statistics of the batch at hand, and dropout; "
         "noisy false in model.json is their --eval"
@@ -157,7 +168,7 @@ def _bicyclegan(state: State, expected: int) -> Layout:
         linear = "model.model.5.weight" in state
         code = joined - expected
         head = "model.model.5.weight" if linear else "model.model.3.weight"
-        table = _nested(depth, linear=linear)
+        table = nested(depth, linear=linear)
         batch = "model.model.1.model.2.weight" in state
     else:
         features, joined, *_ = state.shape("model.down.0.weight")
@@ -191,7 +202,7 @@ def _bicyclegan(state: State, expected: int) -> Layout:
         },
         joined - code,
         shape[0] if linear else shape[1],
-        _by_module(table),
+        by_module(table),
         drop_statistics=not batch,
     )
 
@@ -235,7 +246,7 @@ def _pix2pixhd(state: State, expected: int) -> Layout:
     }
     if enhancers:
         arguments |= {"enhancers": enhancers, "local_blocks": local}
-    return Layout(arguments, inputs, state.shape(f"{head}.weight")[0], _by_module(table))
+    return Layout(arguments, inputs, state.shape(f"{head}.weight")[0], by_module(table))
 
 
 def _stargan(state: State, expected: int) -> Layout:
@@ -247,7 +258,7 @@ def _stargan(state: State, expected: int) -> Layout:
         {"features": features, "blocks": blocks, "discriminator_features": features},
         outputs,
         outputs,
-        _by_module({}),
+        by_module({}),
         domains=joined - outputs,
         note="labels are one-hot here; attributes that go together in a label do not exist",
     )

@@ -3,8 +3,8 @@
 A checkpoint of theirs is read as tensors alone; no code in it runs. Which numbers the networks
 were built with follows from the names and shapes of its tensors; every tensor of our network must
 then find its counterpart, of the same shape, and none may be left over. What the file does not
-hold (discriminators, encoders) stays fresh, and the card says so. The names of their layers stand
-in `zoo.layouts`.
+hold (discriminators, encoders, the way back) stays fresh, and the card says so. The names of their
+layers stand in `zoo.layouts` and the files beside it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,24 @@ from torch import Tensor
 
 from medi2i.errors import MissingFileError, ModelError, UsageError
 from medi2i.model import Model, build_system
+from medi2i.networks.memory import Memory
 from medi2i.systems import Translator
 from medi2i.task import Task, View
-from medi2i.zoo.layouts import ORIGINS, STATISTICS, Layout, Origin, State
+from medi2i.zoo import layouts
+from medi2i.zoo.layouts import STATISTICS, Layout, Origin, State
+from medi2i.zoo.layouts_contrastive import CONTRASTIVE
+from medi2i.zoo.layouts_munit import TWO_DOMAINS
+from medi2i.zoo.layouts_unpaired import UNPAIRED
 
-__all__ = ["import_official", "origin_named", "read_tensors"]
+__all__ = ["ORIGINS", "import_official", "origin_named", "read_tensors"]
+
+ORIGINS: Mapping[str, Origin] = {
+    **UNPAIRED,
+    **CONTRASTIVE,
+    **TWO_DOMAINS,
+    **layouts.ORIGINS,
+}
+"""Every code base that models can be brought from."""
 
 UNREADABLE = (
     pickle.UnpicklingError,
@@ -48,7 +61,7 @@ def import_official(
 
     Args:
         path: what the authors' training wrote, for example latest_net_G.pth.
-        origin: the authors' code, a key of :data:`zoo.layouts.ORIGINS`.
+        origin: the authors' code, a key of :data:`ORIGINS`.
         task: what the channels of the network are; on demand, the targets in the order of the
             labels of its training.
         slices: neighbouring slices among the input channels.
@@ -68,7 +81,11 @@ def import_official(
         torch.manual_seed(0)
         system = build_system(kind.system, layout.arguments, task, view)
     _fill(system, state, layout, kind, path)
-    fresh = [part for part, _ in system.named_children() if part not in kind.networks]
+    fresh = [
+        part
+        for part, network in system.named_children()
+        if part not in kind.networks and not isinstance(network, Memory) and network.state_dict()
+    ]
     imported = ", ".join(kind.networks)
     card = {
         "origin": f"{origin} (medi2i models import)",
@@ -146,11 +163,14 @@ def _flat(content: Mapping[str, Any], kind: Origin, path: Path) -> State:
                 "of the generator alone was expected"
             )
         groups = {"": content}
-    elif lacking := [network for network in kind.networks.values() if network not in groups]:
-        raise ModelError(
-            f'checkpoint "{path}" lacks the networks {", ".join(lacking)}; a file with '
-            f"{', '.join(kind.networks.values())}, as *_nets_ema.ckpt, was expected"
-        )
+    else:
+        wanted = list(dict.fromkeys(kind.networks.values()))
+        if lacking := [network for network in wanted if network not in groups]:
+            raise ModelError(
+                f'checkpoint "{path}" lacks the networks {", ".join(lacking)}; a file with '
+                f"{', '.join(wanted)} was expected"
+            )
+        groups = {network: groups[network] for network in wanted}  # no optimisers, no critics
     state: dict[str, Tensor] = {}
     for group, tensors in groups.items():
         parallel = bool(tensors) and all(str(key).startswith("module.") for key in tensors)
@@ -196,6 +216,7 @@ def _fill(system: Translator, state: State, layout: Layout, kind: Origin, path: 
         for key in state
         if key not in places
         and not (layout.drop_statistics and key.endswith(STATISTICS))
+        and key not in layout.fixed
         and (not kind.together or key.partition(".")[0] in kind.networks.values())
     ]
     missing = [key for key in places if key not in state]

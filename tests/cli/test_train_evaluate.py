@@ -73,6 +73,15 @@ def test_a_run_is_not_overwritten(call: Call, trained: Path, study: Path) -> Non
     assert answer.code == 0, answer.err
 
 
+def test_nobody_to_score_is_said_once(
+    call: Call, make_study: MakeStudy, trained: Path, tmp_path: Path
+) -> None:
+    study = make_study(tmp_path / "study", {"sub-01": None})
+    answer = call("train", trained.parent / "run.yaml", "--data", study, "-o", tmp_path / "run")
+    assert answer.code == 0, answer.err
+    assert answer.err.count('no subject is in split "val": nothing is scored') == 1
+
+
 def test_a_model_folder_is_asked_for(call: Call, trained: Path, study: Path) -> None:
     scan = study / "sub-03" / "anat" / "sub-03_T1w.nii"
     answer = call("translate", scan, "--to", "t2", "--model", trained)

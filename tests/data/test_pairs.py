@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,55 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from medi2i.batch import Batch
 from medi2i.contrasts import Contrast
-from medi2i.data import pairs
+from medi2i.data import decoded
 from medi2i.data.augment import Augmentation
-from medi2i.data.cohort import Cohort, find_cohort
-from medi2i.data.pairs import PairedWindows, Sample, batches
+from medi2i.data.cohort import Cohort
+from medi2i.data.pairs import PairedWindows
 from medi2i.data.registration import load_together
+from medi2i.data.supply import batches
 from medi2i.errors import CohortError
 from medi2i.task import Task, View
 from medi2i.volume import Volume, save_volume
+from tests.data.conftest import Voxels, Write, alike, noise, ramp
 
 T1W, T2W, FLAIR, PDW = Contrast.T1W, Contrast.T2W, Contrast.FLAIR, Contrast.PDW
 PAIR = Task((T1W,), (T2W,))
-Voxels = NDArray[np.float32]
-People = Mapping[str, Mapping[Contrast, Voxels]]
-Write = Callable[..., Cohort]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """Person -> contrast -> voxels, as a cohort on disk."""
-
-    def cohort(people: People, study: str = "study", spacing: float = 1.0) -> Cohort:
-        affine = np.diag([spacing, spacing, spacing, 1.0])
-        for person, scans in people.items():
-            for contrast, voxels in scans.items():
-                path = tmp_path / study / person / "anat" / f"{person}_{contrast}.nii"
-                save_volume(Volume.of(voxels, affine), path)
-        return find_cohort(tmp_path / study)
-
-    return cohort
-
-
-def noise(shape: tuple[int, int, int] = (20, 18, 10), seed: int = 0) -> Voxels:
-    """Every voxel another value, none of them air."""
-    order = np.random.default_rng(seed).permutation(int(np.prod(shape)))
-    return (order.reshape(shape) / order.size * 900 + 100).astype(np.float32)
-
-
-def ramp(axis: int, shape: tuple[int, int, int] = (20, 18, 10)) -> Voxels:
-    """A value that tells the place along one axis; never air beyond the first plane."""
-    return np.broadcast_to(
-        np.arange(shape[axis], dtype=np.float32).reshape(
-            [-1 if a == axis else 1 for a in range(3)]
-        ),
-        shape,
-    ).copy()
 
 
 def head(shape: tuple[int, int, int], box: tuple[slice, slice, slice]) -> Voxels:
@@ -71,13 +39,6 @@ def windows(
 ) -> PairedWindows:
     settings = {"size": 16, "augmentation": Augmentation.none(), **more}
     return PairedWindows(cohort, task, view or View(), **settings)
-
-
-def alike(one: Sample, other: Sample) -> bool:
-    def same(a: Any, b: Any) -> bool:
-        return torch.equal(a, b) if isinstance(a, torch.Tensor) else bool(a == b)
-
-    return all(same(a, b) for a, b in zip(one, other, strict=True))
 
 
 # ---- what a sample is
@@ -97,6 +58,35 @@ def test_sample_n_depends_on_seed_and_n_alone(write: Write) -> None:
     assert not any(alike(a, b) for a, b in pairwise(forwards))
     assert not alike(forwards[0], other[0])
     assert {sample.subject for sample in forwards} == {"sub-1", "sub-2"}
+
+
+@pytest.mark.parametrize(
+    ("task", "view", "recorded"),
+    [
+        (Task((T1W, FLAIR), (T2W,)), View(slices=3), "fa9e5870285ca851"),
+        (Task((T1W, FLAIR), (T2W,)), View(dims=3), "9852d9903e995c27"),
+        (Task((T1W, T2W, FLAIR), (T1W, T2W, FLAIR), True), View(slices=3), "24997bb66c18b4a0"),
+        (Task((T1W, T2W, FLAIR), (T1W, T2W, FLAIR), True), View(dims=3), "92454366665dfeec"),
+    ],
+)
+def test_a_seed_gives_what_it_always_gave(
+    write: Write, task: Task, view: View, recorded: str
+) -> None:
+    """Recorded from the first version that drew windows: a run can go on under a newer one."""
+    people: dict[str, dict[Contrast, Voxels]] = {}
+    for number in range(3):
+        people[f"sub-{number}"] = {}
+        for place, contrast in enumerate((T1W, T2W, FLAIR)[: 3 - (number == 2)]):
+            voxels = noise(seed=10 * number + place)
+            voxels[:3] = 0
+            people[f"sub-{number}"][contrast] = voxels
+    found = hashlib.sha256()
+    for batch in taken(windows(write(people), task, view, size=8, seed=5), 4):
+        for tensor in (batch.source, batch.target, batch.weight, batch.every):
+            if tensor is not None:
+                found.update((tensor * 100).round().to(torch.int16).numpy().tobytes())
+        found.update(" ".join(batch.subjects).encode())
+    assert found.hexdigest()[:16] == recorded
 
 
 @pytest.mark.parametrize("view", [View(), View(slices=3), View(dims=3)], ids=str)
@@ -131,6 +121,27 @@ def test_slices_of_the_first_contrast_come_first_from_bottom_to_top(write: Write
         assert torch.equal(flair[1], flair[2])
         assert (flair[0].diff(dim=0) > 0).all()
         assert (flair[0].diff(dim=1) == 0).all()
+
+
+def test_the_target_comes_with_its_neighbours(write: Write) -> None:
+    """Which lie on the source's, slice by slice, through every change of place."""
+    voxels = noise()
+    cohort = write({"sub-1": {T1W: voxels, T2W: voxels, PDW: voxels}})
+    moved = replace(Augmentation.none(), affine=1.0, flip=0.5)
+    supply = windows(cohort, Task((T1W,), (T2W, PDW)), View(slices=3), augmentation=moved)
+    for number in range(4):
+        sample = supply[number]
+        source, target, slab = sample.source, sample.target, sample.target_slab
+        assert slab is not None
+        assert slab.shape == (6, 16, 16)
+        assert torch.equal(slab, torch.cat([source, source]))
+        assert torch.equal(slab[1::3], target)
+    many = (T1W, T2W, PDW)
+    asked = windows(cohort, Task(many, many, True), View(slices=3))[0]
+    assert asked.target_slab is not None
+    assert torch.equal(asked.target_slab[1:2], asked.target)
+    assert windows(cohort)[0].target_slab is None
+    assert windows(cohort, view=View(dims=3))[0].target_slab is None
 
 
 def test_beyond_the_volume_the_outermost_slice_is_seen_again(write: Write) -> None:
@@ -204,7 +215,7 @@ def test_a_large_study_does_not_drown_a_small_one(write: Write) -> None:
     supply = windows(Cohort((*large, *small)))
     (route,) = supply.routes
     # by the root of their sizes: 2 to 1
-    np.testing.assert_allclose(route.shares, [1 / 6] * 4 + [1 / 3])
+    np.testing.assert_allclose(route.sources.shares, [1 / 6] * 4 + [1 / 3])
     drawn = [supply[number].subject for number in range(60)]
     assert 10 < drawn.count("sub-9") < 30
 
@@ -264,7 +275,7 @@ def test_decoded_volumes_are_kept_until_a_scan_changes(
         loads.append(given)
         return load(*given)
 
-    monkeypatch.setattr(pairs, "load_together", counted)
+    monkeypatch.setattr(decoded, "load_together", counted)
     plain = windows(cohort)[0]
     fresh = windows(cohort, cache=cache)
     assert alike(fresh[0], plain)

@@ -159,6 +159,21 @@ def test_fitted_maps_are_used() -> None:
     assert result.notes == ()
 
 
+def test_further_scores_stand_beside_the_protocols() -> None:
+    def further(
+        case: Case, predicted: np.ndarray, target: Volume, source: Volume | None
+    ) -> dict[str, float]:
+        assert source is not None
+        assert predicted.shape == target.shape == source.shape
+        return {"furthest": float(np.abs(predicted - source.voxels).max())}
+
+    result = compare([case(0), case(1)], further=further)
+    assert result.metrics[-1] == "furthest"
+    for row in result.rows:
+        assert (row.scores.extra["furthest"] == 0) is (row.method == "identity")
+    assert compare([case(0), case(1)]).metrics == ("psnr", "ssim", "mae", "nmse")
+
+
 def test_a_single_case_says_what_is_missing() -> None:
     result = compare([case(0)])
     assert [row.method for row in result.rows] == ["mine", "identity"]

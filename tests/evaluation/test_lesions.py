@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from medi2i.data.cohort import Subject
 from medi2i.errors import DimensionError, UsageError
-from medi2i.evaluation.lesions import lesion_scores
+from medi2i.evaluation.lesions import expert_mask, lesion_scores
+from medi2i.volume import Volume, save_volume
 
 
 def head() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -55,3 +59,17 @@ def test_nothing_to_score() -> None:
         lesion_scores(acquired, acquired, lesions, lesions)
     with pytest.raises(DimensionError, match="one grid"):
         lesion_scores(acquired[1:], acquired, lesions, brain)
+
+
+def test_the_experts_mask_lies_beside_the_scans(tmp_path: Path) -> None:
+    scan = Volume.of(np.ones((8, 6, 4)), np.diag([-1.0, 1.0, 2.0, 1.0]))
+    drawn = np.zeros(scan.shape)
+    drawn[1, 2, 3] = 1
+    anat = tmp_path / "derivatives" / "expert" / "sub-1" / "anat"
+    save_volume(scan.like(drawn), anat / "sub-1_label-lesion_mask.nii")
+    save_volume(scan.like(0 * drawn + 1), anat / "sub-1_desc-brain_mask.nii")
+    ill, well = (Subject(name, name, {}, study=str(tmp_path)) for name in ("sub-1", "sub-2"))
+    found = expert_mask(ill, scan.canonical())
+    assert found is not None
+    assert np.argwhere(found).tolist() == [[6, 2, 3]]  # its first axis runs to the left
+    assert expert_mask(well, scan.canonical()) is None

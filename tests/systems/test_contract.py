@@ -92,9 +92,134 @@ SMALL = {
         | {"moments": True},
         ["2-D on demand", "3-D"],
     ),
+    "cut": Small(
+        "cut",
+        {"features": 4, "blocks": 2, "patch": 1, "patch_features": 4, "code": 4, "patches": 8},
+        ["2-D", "2-D many to many", "3-D"],
+    ),
+    "fastcut": Small(
+        "cut",
+        {"variant": "fastcut", "features": 4, "blocks": 1, "patch": 1, "patch_features": 4}
+        | {"code": 4, "patches": 8, "antialiased": False},
+        ["2-D", "3-D"],
+    ),
+    "sincut": Small(
+        "cut",
+        {"variant": "sincut", "features": 4, "blocks": 1, "size": 8, "patch_features": 2}
+        | {"code": 4},
+        ["2-D many to many", "3-D"],
+    ),
+    "cyclegan": Small(
+        "cyclegan",
+        {"features": 4, "blocks": 1, "patch": 1, "patch_features": 4, "pool": 3},
+        ["2-D", "2-D many to many", "3-D"],
+    ),
+    "cyclegan, U-Net": Small(
+        "cyclegan",
+        {"generator": "unet", "depth": 3, "features": 4, "patch": 1, "patch_features": 4},
+        ["2-D many to many", "3-D"],
+    ),
+    "discogan": Small(
+        "discogan",
+        {"depth": 2, "features": 4, "generator_rounds": 0},
+        ["2-D", "2-D many to many", "3-D"],
+    ),
+    "dualgan": Small(
+        "dualgan",
+        {"depth": 3, "features": 4, "critic_layers": 2},
+        ["2-D", "2-D many to many", "3-D"],
+    ),
+    "dualgan, clipped, with dropout": Small(
+        "dualgan",
+        # a bound that nothing reaches: clipping comes after the turn, when the test has looked
+        {"depth": 3, "features": 4, "critic_layers": 2, "game": "wgan", "clip": 2.0}
+        | {"dropout": 0.5},
+        ["2-D many to many", "3-D"],
+    ),
+    "dualgan, cross entropy": Small(
+        "dualgan",
+        {"depth": 3, "features": 4, "critic_layers": 2, "game": "classic"},
+        ["2-D"],
+    ),
+    "tunit": Small(
+        "tunit",
+        {"size": 16, "features": 4, "widest": 8, "guide_features": 2, "clusters": 3}
+        | {"style_size": 4, "hidden": 8, "queue": 6, "warmup": 0},
+        ["2-D on demand", "2-D many to many", "3-D"],
+    ),
+    "implicit_pairs": Small(
+        "implicit_pairs",
+        {"features": 4, "blocks": 1, "patch": 1, "patch_features": 4, "pool": 3}
+        | {"pseudo": 0.5, "easy": "blurred", "earlier": 3},
+        ["2-D many to many", "3-D"],
+    ),
     "unet": Small("unet", {"features": (4, 8), "ssim": 0.5}),
     "unet with heads": Small(
         "unet", {"features": (4, 8), "conditioning": "heads"}, ["2-D on demand"]
+    ),
+    "branchgan": Small(
+        "branchgan",
+        {"features": 4, "blocks": 1, "patch": 1, "patch_features": 4},
+        ["2-D", "2-D many to many", "3-D"],
+    ),
+    "branchgan, batch norm": Small(
+        "branchgan",
+        {"features": 4, "blocks": 1, "patch": 1, "patch_features": 4, "block_norm": "batch"}
+        | {"generator_rounds": 1, "pool": 3, "game": "sigmoid"},
+        ["2-D"],
+    ),
+    "qgan": Small(
+        "qgan",
+        {"features": 4, "blocks": 1, "patch": 1, "patch_features": 4, "pool": 3},
+        ["2-D", "2-D many to many", "3-D"],
+    ),
+    "qgan, deep": Small(
+        "qgan",
+        {"features": 4, "blocks": 1, "patch": 1, "patch_features": 4, "measure": "deep"},
+        ["2-D many to many"],
+    ),
+    "dosgan": Small(
+        "dosgan",
+        {"features": 2, "blocks": 1, "layers": 2, "window": 8, "feature_size": 3}
+        | {"pretraining": 1, "n_critic": 1},
+    ),
+    "xgan": Small(
+        "xgan",
+        {"features": 4, "blocks": 1, "patch": 1, "patch_features": 4},
+        ["2-D", "2-D many to many", "3-D"],
+    ),
+    "xgan with vectors": Small(
+        "xgan",
+        {"code": "vector", "window": 16, "features": 2, "critics": "b"},
+        ["2-D many to many"],
+    ),
+    "unit": Small(
+        "unit",
+        {"features": 4, "blocks": 1, "layers": 2, "scales": 2},
+        ["2-D", "2-D many to many", "3-D"],
+    ),
+    "unit, shared": Small(
+        "unit",
+        {"shared": True, "features": 4, "blocks": 1, "layers": 2, "dropout": 0.5},
+        ["2-D many to many", "3-D"],
+    ),
+    "munit": Small(
+        "munit",
+        {"features": 4, "blocks": 1, "layers": 2, "scales": 2, "hidden": 8, "code": 4}
+        | {"guided": True},
+        ["2-D", "2-D many to many", "3-D"],
+    ),
+    "drit": Small(
+        "drit",
+        {"features": 4, "blocks": 1, "layers": 2, "scales": 2, "code": 4, "every": 1}
+        | {"content_layers": 0},
+        ["2-D", "2-D many to many", "3-D"],
+    ),
+    "drit, transform, spectral norm": Small(
+        "drit",
+        {"features": 4, "blocks": 1, "layers": 2, "scales": 2, "code": 3, "every": 1}
+        | {"content_layers": 0, "attribute": "transform", "spectral": True, "seeking": 0.0},
+        ["2-D many to many", "3-D"],
     ),
 }
 """The only place here that knows a system."""

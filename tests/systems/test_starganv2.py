@@ -20,6 +20,7 @@ from medi2i.networks.starganv2 import (
     StyleGenerator,
 )
 from medi2i.systems.domains import crossing
+from medi2i.systems.joint import together
 from medi2i.systems.starganv2 import StarGANv2
 
 TINY: dict[str, Any] = {
@@ -216,7 +217,7 @@ def test_turns_of_one_objective_carry_its_value_and_its_gradients() -> None:
     objective = torch.stack(list(losses().values())).sum()
     expected = torch.autograd.grad(objective, weights)
     found: list[Tensor] = []
-    for turn in system.together(losses(), "generator", "encoder"):
+    for turn in together(system, losses(), "generator", "encoder"):
         torch.testing.assert_close(turn.objective, objective, rtol=1e-6, atol=0)
         own = system.parameters_of(turn.player)
         found += torch.autograd.grad(turn.objective, own)

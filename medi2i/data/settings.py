@@ -1,0 +1,88 @@
+"""How a run's windows are drawn, as its YAML file says it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from medi2i.batch import Pairing
+from medi2i.contrasts import Contrast
+from medi2i.data.augment import Augmentation
+from medi2i.data.cohort import Cohort
+from medi2i.data.pairs import PairedWindows
+from medi2i.data.supply import Windows
+from medi2i.data.unpaired import Heights, UnpairedWindows
+from medi2i.errors import ConfigError
+from medi2i.task import Task, View
+
+__all__ = ["Data"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Windows for training, paired or unpaired as the system learns.
+
+    Attributes:
+        size, augmentation, background, emphasis: see :class:`Windows`.
+        heights, implicit, allowed: of unpaired windows; see :class:`UnpairedWindows`.
+    """
+
+    size: int = 192
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    background: float = 0.1
+    emphasis: Mapping[str, float] = field(default_factory=dict)
+    heights: Heights = "matching"
+    implicit: float = 0.0
+    allowed: tuple[str, ...] = ()
+
+    def windows(
+        self,
+        cohort: Cohort,
+        task: Task,
+        view: View,
+        pairing: Pairing,
+        *,
+        seed: int = 0,
+        cache: Path | None = None,
+    ) -> Windows:
+        """The supply that a system with this pairing learns from.
+
+        Raises:
+            ConfigError: settings of unpaired windows for a system that learns from pairs.
+            CohortError: the cohort has not what is needed.
+        """
+        emphasis = {Contrast.parse(name): often for name, often in self.emphasis.items()}
+        if pairing is Pairing.UNPAIRED:
+            return UnpairedWindows(
+                cohort,
+                task,
+                view,
+                size=self.size,
+                augmentation=self.augmentation,
+                seed=seed,
+                background=self.background,
+                emphasis=emphasis,
+                heights=self.heights,
+                implicit=self.implicit,
+                allowed=self.allowed,
+                cache=cache,
+            )
+        usual = {item.name: item.default for item in fields(self)}
+        given = [n for n in ("heights", "implicit", "allowed") if getattr(self, n) != usual[n]]
+        if given:
+            raise ConfigError(
+                f"data has {', '.join(given)}, which say how unpaired windows are drawn, but this "
+                "system learns from pairs: leave them out"
+            )
+        return PairedWindows(
+            cohort,
+            task,
+            view,
+            size=self.size,
+            augmentation=self.augmentation,
+            seed=seed,
+            background=self.background,
+            emphasis=emphasis,
+            cache=cache,
+        )
