@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from medi2i.inference.samples import sample
     from medi2i.inference.translate import translate
     from medi2i.model import Model
+    from medi2i.preparation.prepare import prepare
     from medi2i.volume import Volume, load_volume, save_volume
     from medi2i.zoo import load_model
 
@@ -23,6 +24,7 @@ __all__ = [
     "evaluate",
     "load_model",
     "load_volume",
+    "prepare",
     "sample",
     "save_volume",
     "translate",
@@ -35,6 +37,7 @@ _HOMES = {
     "evaluate": "medi2i.evaluation.evaluate",
     "load_model": "medi2i.zoo",
     "load_volume": "medi2i.volume",
+    "prepare": "medi2i.preparation.prepare",
     "sample": "medi2i.inference.samples",
     "save_volume": "medi2i.volume",
     "translate": "medi2i.inference.translate",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from medi2i.errors import ContrastError, FormatError
 
-__all__ = ["Contrast", "contrast_of"]
+__all__ = ["Contrast", "contrast_of", "contrast_told"]
 
 
 class Contrast(StrEnum):
@@ -120,6 +120,20 @@ def contrast_of(path: Path) -> Contrast | None:
     return named if told in (None, named) else None
 
 
+def contrast_told(fields: Mapping[str, object]) -> Contrast | None:
+    """The contrast that a scanner's own words tell; None when they do not, or contradict.
+
+    Args:
+        fields: under their BIDS names, times in seconds: EchoTime, RepetitionTime, InversionTime,
+            ScanningSequence, SeriesDescription, ProtocolName, SequenceName, ContrastBolusAgent.
+
+    >>> contrast_told({"SeriesDescription": "AX T1 MPRAGE +C"})
+    <Contrast.T1CE: 'ce-gad_T1w'>
+    """
+    told, enhanced, _ = _from_fields(fields)
+    return Contrast.T1CE if told is Contrast.T1W and enhanced else told
+
+
 def _key(text: str) -> str:
     return re.sub(r"[\s_+-]", "", text.lower())
 
@@ -169,7 +183,11 @@ def _from_sidecar(path: Path) -> tuple[Contrast | None, bool | None, bool] | Non
         raise FormatError(
             f'Side-car "{path}" holds {type(fields).__name__}; an object was expected.'
         )
+    return _from_fields(fields)
 
+
+def _from_fields(fields: Mapping[str, object]) -> tuple[Contrast | None, bool | None, bool]:
+    """The same of a side-car's fields."""
     agent = str(fields.get("ContrastBolusAgent", "")).strip().lower()
     enhanced = None if agent in ("", "n/a", "unknown") else agent not in ("none", "no", "without")
     told = {_from_times(fields)}

@@ -130,7 +130,9 @@ def run_experiment(
         _training_split(cohort), config.task, view, system.pairing, seed=plan.seed, cache=cache
     )
     facts: dict[str, Any] = {"subjects": [subject.name for subject in supply.subjects]}
-    if system.pairing is Pairing.UNPAIRED:
+    if config.task.domains:
+        facts["labels"] = Path(config.data.labels).name
+    elif system.pairing is Pairing.UNPAIRED:
         facts["unpaired"] = {"heights": config.data.heights, "implicit": config.data.implicit}
     with joined(where) as ranks:
         if ranks.leads:
@@ -189,8 +191,8 @@ def validation_cases(
     cohort: Cohort, config: Config
 ) -> list[tuple[Subject, tuple[Contrast, ...], Contrast]]:
     """(subject, sources, target) of every translation that is scored."""
-    if not any(subject.split == "val" for subject in cohort):
-        return []
+    if config.task.domains or not any(subject.split == "val" for subject in cohort):
+        return []  # nobody has an acquired image of both domains
     held_back = cohort.split("val")
     cases = []
     for sources, targets in config.task.pairs():
@@ -276,6 +278,11 @@ def _training_split(cohort: Cohort) -> Cohort:
 
 def _unscored(cohort: Cohort, task: Task) -> str:
     """Why nothing can be scored."""
+    if task.domains:
+        return (
+            f"nobody has an acquired image of two of {', '.join(task.domains)}: nothing is scored "
+            "in training, and best/ will be the last"
+        )
     held_back = sum(subject.split == "val" for subject in cohort)
     who = (
         f'none of {held_back} subjects in split "val" has both ends of a translation ({task})'

@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-__all__ = ["canonical_grid", "from_canonical", "resample", "same_grid", "to_canonical"]
+__all__ = [
+    "canonical_grid",
+    "from_canonical",
+    "itk_image",
+    "resample",
+    "same_grid",
+    "to_canonical",
+]
 
 Affine = NDArray[np.float64]  # (4, 4) voxel -> RAS mm
 Voxels = NDArray[np.float32]  # (X, Y, Z)
@@ -52,6 +59,18 @@ def same_grid(shape: Shape, affine: Affine, other_shape: Shape, other_affine: Af
     return bool(moved.max() <= 1e-3 * np.linalg.norm(affine[:3, :3], axis=0).min())
 
 
+def itk_image(voxels: Voxels, affine: Affine) -> sitk.Image:
+    """A SimpleITK image of these voxels where they lie, in ITK's frame (LPS mm)."""
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(voxels.transpose(2, 1, 0))
+    origin, spacing, direction = _itk(affine)
+    image.SetOrigin(origin)
+    image.SetSpacing(spacing)
+    image.SetDirection(direction)
+    return image
+
+
 def resample(
     voxels: Voxels,
     affine: Affine,
@@ -69,13 +88,8 @@ def resample(
     """
     import SimpleITK as sitk
 
-    image = sitk.GetImageFromArray(voxels.transpose(2, 1, 0))
-    origin, spacing, direction = _itk(affine)
-    image.SetOrigin(origin)
-    image.SetSpacing(spacing)
-    image.SetDirection(direction)
     resampled = sitk.Resample(
-        image,
+        itk_image(voxels, affine),
         onto_shape,
         sitk.Transform() if transform is None else transform,
         sitk.sitkLinear if linear else sitk.sitkNearestNeighbor,

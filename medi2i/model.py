@@ -20,7 +20,15 @@ from medi2i.normalise import Normaliser
 from medi2i.systems import Translator, system_named
 from medi2i.task import Task, View
 
-__all__ = ["Model", "build_system", "read_model", "read_record", "read_task", "write_model"]
+__all__ = [
+    "Model",
+    "build_system",
+    "read_model",
+    "read_record",
+    "read_task",
+    "read_weights",
+    "write_model",
+]
 
 WEIGHTS, RECORD, CARD = "weights.safetensors", "model.json", "README.md"
 FORMAT = 1
@@ -102,6 +110,11 @@ def build_system(name: str, arguments: Mapping[str, Any], task: Task, view: View
             f'system "{name}" has one list of domains, but {task} was given: name the same '
             "contrasts as sources and as targets, in the same order"
         )
+    if task.domains and not kind.one_list:
+        raise ConfigError(
+            f'system "{name}" knows contrasts, but {task} was given: domains need a system that '
+            "learns one list of them, such as fixed_point_gan or stargan"
+        )
     where = f'arguments of system "{name}"'
     return kind(**checked(kind, {**arguments, **derived}, where=where))
 
@@ -123,6 +136,7 @@ def write_model(model: Model, folder: Path) -> Path:
             "sources": [str(c) for c in model.task.sources],
             "targets": [str(c) for c in model.task.targets],
             "on_demand": model.task.on_demand,
+            **({"domains": list(model.task.domains)} if model.task.domains else {}),
         },
         "view": asdict(model.view),
         "normaliser": model.normaliser,
@@ -143,16 +157,7 @@ def read_model(folder: Path) -> Model:
         ModelError: a file is missing, altered or of an unknown format or system.
     """
     record = read_record(folder)
-    try:
-        weights = (folder / WEIGHTS).read_bytes()
-    except OSError as error:
-        raise ModelError(f'model "{folder}" lacks {WEIGHTS}') from error
-    found = hashlib.sha256(weights).hexdigest()
-    if found != record["sha256"]:
-        raise ModelError(
-            f'weights of model "{folder}" have sha256 {found[:12]}..., {RECORD} promises '
-            f"{record['sha256'][:12]}...: the file was altered or cut short; fetch it again"
-        )
+    weights = read_weights(folder, record["sha256"])
     where = f'"{folder / RECORD}"'
     task = _task(record, folder)
     try:
@@ -177,8 +182,27 @@ def read_model(folder: Path) -> Model:
         system=system.eval(),
         normaliser=record["normaliser"],
         card=record["card"],
-        sha256=found,
+        sha256=record["sha256"],
     )
+
+
+def read_weights(folder: Path, sha256: str) -> bytes:
+    """The weights file of a model folder; it must be the one that model.json vouches for.
+
+    Raises:
+        ModelError: it is missing or altered.
+    """
+    try:
+        weights = (folder / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise ModelError(f'model "{folder}" lacks {WEIGHTS}') from error
+    found = hashlib.sha256(weights).hexdigest()
+    if found != sha256:
+        raise ModelError(
+            f'weights of model "{folder}" have sha256 {found[:12]}..., {RECORD} promises '
+            f"{sha256[:12]}...: the file was altered or cut short; fetch it again"
+        )
+    return weights
 
 
 def read_task(folder: Path) -> Task:
@@ -190,8 +214,11 @@ def read_task(folder: Path) -> Task:
     return _task(read_record(folder), folder)
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path, keys: Mapping[str, type] = KEYS) -> dict[str, Any]:
     """model.json alone, checked for its keys.
+
+    Args:
+        keys: that it must hold, with their types; those of a translator by default.
 
     Raises:
         ModelError: as :func:`read_model`.
@@ -210,9 +237,9 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise ModelError(
             f'"{path}" has format {record["format"]}; this version of medi2i reads {FORMAT}'
         )
-    if lacking := [key for key in KEYS if key not in record]:
+    if lacking := [key for key in keys if key not in record]:
         raise ModelError(f'"{path}" lacks {", ".join(lacking)}')
-    for key, kind in KEYS.items():
+    for key, kind in keys.items():
         if not isinstance(record[key], kind):
             raise ModelError(f'{key} in "{path}" is {record[key]!r}; {kind.__name__} was expected')
     if record["normaliser"] not in get_args(Normaliser):

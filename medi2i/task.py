@@ -20,6 +20,8 @@ class Task:
         sources: stacked as input channels, in this order; or, on demand, any one of them.
         targets: stacked as output channels; or, on demand, whichever is asked for.
         on_demand: one network serves every pair of a source and another target.
+        domains: kinds of images of the very same contrasts, of which each can be asked to look
+            like any, such as ("healthy", "diseased"); the targets are then the sources.
 
     >>> Task((Contrast.T1W, Contrast.FLAIR), (Contrast.T2W,)).pairs()
     [((<Contrast.T1W: 'T1w'>, <Contrast.FLAIR: 'FLAIR'>), (<Contrast.T2W: 'T2w'>,))]
@@ -28,6 +30,7 @@ class Task:
     sources: tuple[Contrast, ...]
     targets: tuple[Contrast, ...]
     on_demand: bool = False
+    domains: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.sources or not self.targets:
@@ -35,6 +38,9 @@ class Task:
         for side, contrasts in (("sources", self.sources), ("targets", self.targets)):
             if len(set(contrasts)) != len(contrasts):
                 raise UsageError(f"{side} {_names(contrasts)} name a contrast twice")
+        if self.domains:
+            self._check_domains()
+            return
         both = set(self.sources) & set(self.targets)
         if both and not self.on_demand:
             raise ContrastError(f"{_names(sorted(both))} is both source and target of one task")
@@ -53,8 +59,8 @@ class Task:
 
     @property
     def conditions(self) -> int:
-        """Targets that can be asked for; 0 where there is no choice."""
-        return len(self.targets) if self.on_demand else 0
+        """Targets, or domains, that can be asked for; 0 where there is no choice."""
+        return len(self.targets) if self.on_demand else len(self.domains)
 
     @property
     def contrasts(self) -> tuple[Contrast, ...]:
@@ -67,9 +73,21 @@ class Task:
             return [(self.sources, self.targets)]
         return [((s,), (t,)) for s in self.sources for t in self.targets if s != t]
 
+    def _check_domains(self) -> None:
+        names = ", ".join(self.domains)
+        if len(self.domains) < 2 or len(set(self.domains)) != len(self.domains):
+            raise UsageError(f"domains are {names}; at least two, none twice, were expected")
+        if self.on_demand or self.sources != self.targets:
+            raise UsageError(
+                f"the domains {names} are kinds of images of the same contrasts: give the sources "
+                "as targets too, in the same order, and leave on_demand out"
+            )
+
     def __str__(self) -> str:
         if self.on_demand:
             return f"any of {_names(self.sources)} -> any of {_names(self.targets)}"
+        if self.domains:
+            return f"{_names(self.sources, '+')} as any of {', '.join(self.domains)}"
         return f"{_names(self.sources, '+')} -> {_names(self.targets, '+')}"
 
 

@@ -20,8 +20,9 @@ FLOORS = (
     ("model",),
     ("zoo",),
     ("training", "inference"),
-    ("anomaly", "evaluation", "formats"),
-    ("report", "experiment"),
+    ("evaluation", "formats"),
+    ("anomaly",),
+    ("report", "experiment", "preparation"),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -111,7 +111,7 @@ def test_what_follows_from_task_and_view_may_not_be_given() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "error", "sentence"),
     [
-        ("unt", {}, ModelError, r'system "unt" is not in the catalogue .* mean "unet"\?'),
+        ("unett", {}, ModelError, r'system "unett" is not in the catalogue .* mean "unet"\?'),
         ("unet", {"feature": [1]}, ConfigError, r'key "feature"; did you mean "features"\?'),
         ("unet", {"features": "32"}, ConfigError, "features of arguments of system"),
         ("unet", {"norm": "layer"}, ConfigError, "'layer'; Input should be 'instance', 'batch'"),
@@ -177,7 +177,7 @@ def test_records_that_are_none(folder: Path, text: bytes, sentence: str) -> None
         ({"sha256": None, "card": None}, 'model.json" lacks sha256, card'),
         ({"arguments": [1]}, r'arguments in ".*model.json" is \[1\]; dict was expected'),
         ({"normaliser": "soft"}, 'normaliser in .* is "soft"; robust or none was expected'),
-        ({"system": "unte"}, r'system "unte" is not in the catalogue .*did you mean "unet"\?'),
+        ({"system": "unett"}, r'system "unett" is not in the catalogue .*did you mean "unet"\?'),
         ({"arguments": {"feature": [2]}}, r'unknown key "feature"; did you mean "features"\?'),
         ({"arguments": {"features": [2, "4"]}}, "describes no model that can be built: features"),
         ({"arguments": {"dims": 2}}, "dims, which follow from the task"),

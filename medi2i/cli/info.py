@@ -15,12 +15,17 @@ __all__ = ["info"]
 @ends_well
 def info(
     scans: Annotated[
-        list[Path] | None, typer.Argument(help="Scans; none for the machine itself.")
+        list[Path] | None,
+        typer.Argument(help="Scans, or DICOM folders and archives; none for the machine itself."),
     ] = None,
     volume: Annotated[int | None, typer.Option(min=0, help="Which volume of a 4-D scan.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Describe scans as medi2i sees them; without scans, the versions and the devices."""
+    """Describe scans as medi2i sees them, and list the series of DICOM folders and archives.
+
+    Without scans: the versions and the devices.
+    """
+    from medi2i.cli.dicom import holds_dicom, series_rows
     from medi2i.errors import Medi2iError
 
     rows: list[dict[str, Any]] = []
@@ -29,15 +34,22 @@ def info(
         rows.append(_machine())
     for path in scans or []:
         try:
-            rows.append(_scan(path, volume))
+            if path.is_dir() or holds_dicom(path):
+                rows += series_rows(path, volume)
+            else:
+                rows.append(_scan(path, volume))
         except Medi2iError as error:
             complain(error)
             codes.append(error.exit_code)
     if as_json:
         print_json(rows)
     else:
+        series = [row for row in rows if "series" in row]
         for row in rows:
-            _print(row)
+            if "series" not in row:
+                _print(row)
+        if series:
+            _print_series(series)
     if codes:
         raise typer.Exit(1 if rows else codes[0])
 
@@ -50,6 +62,29 @@ def _print(row: dict[str, Any]) -> None:
         table.add_row(key, str(value))
     out.print(table)
     out.print()
+
+
+def _print_series(rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    columns = ("series", "description", "contrast", "matrix", "spacing mm", "files")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        said = {key: row.get(key, "") for key in columns}
+        for key in ("matrix", "spacing mm"):
+            said[key] = " x ".join(f"{value:g}" for value in said[key])
+        if "volumes" in row:
+            said["matrix"] += f" x {row['volumes']}"
+        table.add_row(*(Text(str(value)) for value in said.values()))
+    out.print(table)
+    for row in rows:
+        if "problem" in row:
+            out.print(f"series {row['series']}: {row['problem']}", markup=False, soft_wrap=True)
+        for problem in row.get("unreadable files", ()):
+            out.print(problem, markup=False, soft_wrap=True)
 
 
 def _scan(path: Path, volume: int | None) -> dict[str, Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medi2i.contrasts import Contrast
+    from medi2i.formats.dicom import Series
     from medi2i.model import Model
+    from medi2i.volume import Volume
 
 __all__ = ["Failed", "Found", "Job", "find_scans", "plan_jobs"]
 
@@ -26,7 +28,40 @@ class Found:
     contrast: Contrast
     named: bool
     doubt: str = ""
-    """A sentence on what speaks against the contrast."""
+    """A sentence on what speaks against the contrast, or on where it comes from."""
+    recognised: bool = False
+    """Whether the contrast was read from the image."""
+    series: Series | None = None
+    """One of DICOM; then `path` is the folder, archive or file that it lies in."""
+
+    @property
+    def source(self) -> Path | Series:
+        """For side-cars."""
+        return self.series or self.path
+
+    @property
+    def label(self) -> str:
+        """For messages."""
+        return f"{self.path.name} series {self.series.label}" if self.series else self.path.name
+
+    @property
+    def place(self) -> Path:
+        """What the names of results are made from."""
+        if self.series is None:
+            return self.path
+        folder = self.path.resolve()
+        stem = folder.stem if folder.is_file() else folder.name
+        return folder.with_name(f"{stem}_series-{self.series.label}.nii.gz")
+
+    def load(self, volume: int | None) -> Volume:
+        """The scan itself."""
+        from medi2i.volume import load_volume
+
+        return (
+            self.series.load(volume=volume)
+            if self.series
+            else load_volume(self.path, volume=volume)
+        )
 
 
 @dataclass(frozen=True)
@@ -44,22 +79,52 @@ class Job:
     @property
     def name(self) -> str:
         """For messages."""
-        return " + ".join(path.name for path in self.inputs)
+        return " + ".join(scan.label for scan in self.sources.values())
 
 
 def find_scans(
-    inputs: Sequence[Path], given: Contrast | None, target: Contrast, failed: Failed
+    inputs: Sequence[Path],
+    given: Contrast | None,
+    target: Contrast,
+    failed: Failed,
+    volume: int | None = None,
+    series: Sequence[str] = (),
 ) -> list[Found]:
-    """Every scan that was named, or lies in a folder that was, and can be a source."""
-    from medi2i.contrasts import contrast_of
-    from medi2i.errors import ContrastError, FormatError, InputError, MissingFileError
+    """Every scan that was named, or lies in a folder that was, and can be a source.
 
-    scans: dict[Path, Found] = {}
+    Args:
+        volume: which of a 4-D scan to look at, where nothing but the image tells the contrast.
+        series: which series of DICOM folders and archives.
+
+    Raises:
+        UsageError: `series` are asked for and there is no DICOM.
+    """
+    from medi2i.cli.dicom import choose_series, holds_dicom
+    from medi2i.contrasts import contrast_of
+    from medi2i.errors import (
+        ContrastError,
+        FormatError,
+        InputError,
+        MissingFileError,
+        ModelError,
+        UsageError,
+    )
+
+    scans: dict[tuple[Path, str], Found] = {}
+    asked = False
     for path in inputs:
         try:
+            if holds_dicom(path) or (series and path.is_dir()):
+                asked = True
+                root = path.resolve().parent
+                for one in choose_series(path, given, target, series, volume):
+                    scans[path.resolve(), one.series.label] = Found(
+                        path, root, one.contrast, one.named, one.doubt, one.recognised, one.series
+                    )
+                continue
             if path.is_dir():
                 for found in _inside(path, target, failed):
-                    scans.setdefault(found.path.resolve(), found)
+                    scans.setdefault((found.path.resolve(), ""), found)
                 continue
             if not path.exists():
                 raise MissingFileError(f'"{path}" does not exist')
@@ -69,24 +134,31 @@ def find_scans(
                 if given is None:
                     raise
                 told = None
-            contrast = given or told
+            contrast, seen = given or told, ""
             if contrast is None:
-                raise ContrastError(
-                    f'which contrast is "{path}"? '
-                    "Neither its name nor a side-car says: give it with --from"
-                )
+                contrast, seen = _recognised(path, volume)
             if contrast is target:
                 raise ContrastError(f'"{path}" is {target} already; another --to was expected')
             doubt = (
                 f'"{path.name}" is taken for {given}, as --from says; its name or side-car says '
                 f"{told}"
                 if told not in (None, contrast)
-                else ""
+                else seen
             )
-            scans[path.resolve()] = Found(path, path.parent, contrast, True, doubt)
-        except InputError as error:
+            scans[path.resolve(), ""] = Found(path, path.parent, contrast, True, doubt, bool(seen))
+        except (InputError, ModelError) as error:
             failed([path], error)
+    if series and not asked:
+        raise UsageError("--series chooses among the series of DICOM; no input is DICOM")
     return list(scans.values())
+
+
+def _recognised(path: Path, volume: int | None) -> tuple[Contrast, str]:
+    """What the image of a scan says of its contrast, and a sentence on it."""
+    from medi2i.inference.recognise import recognise
+    from medi2i.volume import load_volume
+
+    return recognise(load_volume(path, volume=volume), str(path))
 
 
 def _inside(folder: Path, target: Contrast, failed: Failed) -> list[Found]:
@@ -142,10 +214,16 @@ def plan_jobs(
     target: Contrast,
     output: Path | None,
     failed: Failed,
+    *,
+    as_dicom: bool = False,
 ) -> list[Job]:
-    """One job per synthetic scan: its sources, and where the result goes."""
+    """One job per synthetic scan: its sources, and where the result goes.
+
+    Args:
+        as_dicom: the results are series, each in a folder.
+    """
     from medi2i.errors import ContrastError, UsageError
-    from medi2i.formats.names import EXTENSIONS, synthetic_name
+    from medi2i.formats.names import EXTENSIONS, stem_of, synthetic_name
 
     chosen: list[dict[Contrast, Found]] = []
     for head in _heads(scans, one_by_one=model.task.on_demand):
@@ -163,11 +241,14 @@ def plan_jobs(
     jobs: list[Job] = []
     for sources in chosen:
         first = next(iter(sources.values()))
-        place = first.path.parent / synthetic_name(first.path, target)
+        place = first.place.parent / synthetic_name(first.place, target)
         if one_file and output is not None:
             place = output
         elif output is not None:
             place = output / place.relative_to(first.root)
+        if as_dicom:
+            _check_dicom(sources.values())
+            place = place.with_name(f"{stem_of(place)}_dicom")
         jobs.append(Job(sources, place))
 
     inputs = {scan.path.resolve() for scan in scans}
@@ -178,6 +259,18 @@ def plan_jobs(
         if place in inputs:
             raise UsageError(f'"{place}" is an input; another name was expected with -o')
     return jobs
+
+
+def _check_dicom(sources: Iterable[Found]) -> None:
+    """Raise UsageError unless patient and study are known."""
+    from medi2i.errors import UsageError
+
+    for scan in sources:
+        if scan.series is None:
+            raise UsageError(
+                f'"{scan.path}" is not DICOM; --format dicom takes patient, study and slices from '
+                "DICOM sources"
+            )
 
 
 def _heads(scans: Sequence[Found], *, one_by_one: bool) -> list[list[Found]]:
@@ -192,7 +285,9 @@ def _heads(scans: Sequence[Found], *, one_by_one: bool) -> list[list[Found]]:
     heads: dict[tuple[Path, str], list[Found]] = {}
     for scan in scans:
         if one_by_one and scan.named:
-            key = (scan.path, "")
+            key = (scan.path, scan.series.label if scan.series else "")
+        elif scan.series is not None and not named:
+            key = (scan.path, scan.series.study)
         else:
             key = (Path(), "") if named else (scan.path.parent, subject_prefix(scan.path))
         heads.setdefault(key, []).append(scan)
@@ -209,6 +304,7 @@ def _sources(
     Raises:
         ContrastError: what it needs is not there, or twice.
     """
+    from medi2i.cli.dicom import choice
     from medi2i.errors import ContrastError
 
     task = model.task
@@ -216,10 +312,13 @@ def _sources(
     usable = [contrast for contrast in task.sources if contrast in there]
     if task.on_demand and given is not None:
         usable = [contrast for contrast in usable if contrast is given]
-    found = ", ".join(f'"{scan.path}" ({scan.contrast})' for scan in head)
+    found = ", ".join(f'"{scan.path.parent / scan.label}" ({scan.contrast})' for scan in head)
     if len(usable) < task.inputs:
         asked = f" and --from asks for {given}" if given not in (None, *there) else ""
         raise ContrastError(f'model "{model.name}" turns {task}{asked}; found {found}')
+    fit = [scan.series for scan in head if scan.series and scan.contrast in usable]
+    if len(fit) > 1 and (task.on_demand or len(head) > len(there)):
+        raise ContrastError(choice(fit, head[0].path))
     if task.on_demand:
         return [{scan.contrast: scan} for scan in head if scan.contrast is usable[0]]
     if len(head) > len(there):

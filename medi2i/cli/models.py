@@ -55,10 +55,9 @@ def list_models(as_json: Json = False) -> None:
 @ends_well
 def show_model(name: Name, as_json: Json = False) -> None:
     """Show a model's record and its card."""
-    from medi2i.model import CARD, read_record
+    from medi2i.model import CARD
 
-    folder = _folder(name)
-    record = read_record(folder)
+    folder, record = _record(name)
     if as_json:
         print_json(record)
         return
@@ -76,23 +75,28 @@ def show_model(name: Name, as_json: Json = False) -> None:
 def verify_models(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME|FOLDER", help="All shipped models by default."),
+        typer.Argument(metavar="NAME|FOLDER", help="All that ships by default."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Load models and compare their weights with the sha256 on record."""
     from medi2i.errors import ModelError
+    from medi2i.inference.glance import read_glance_net
     from medi2i.model import read_model
-    from medi2i.zoo import shipped
+    from medi2i.zoo import aids, shipped
 
     rows: list[dict[str, Any]] = []
-    chosen = names or list(shipped())
+    chosen = names or [*shipped(), *aids()]
     if not chosen:
         err.print(NONE)
     for name in chosen:
         try:
-            model = read_model(_folder(name))
-            rows.append({"name": name, "ok": True, "sha256": model.sha256})
+            folder, record = _record(name)
+            if name in aids():
+                read_glance_net(folder)
+            else:
+                read_model(folder)
+            rows.append({"name": name, "ok": True, "sha256": record["sha256"]})
         except ModelError as error:
             complain(error)
             rows.append({"name": name, "ok": False, "error": str(error)})
@@ -170,7 +174,13 @@ def import_model(
     )
 
 
-def _folder(name: str) -> Path:
-    from medi2i.zoo import folder_of
+def _record(name: str) -> tuple[Path, dict[str, Any]]:
+    """The folder of a model or of another network that ships, and its model.json."""
+    from medi2i.inference.glance import KEYS
+    from medi2i.model import read_record
+    from medi2i.zoo import aids, folder_of
 
-    return folder_of(name)
+    if name in aids():
+        return aids()[name], read_record(aids()[name], KEYS)
+    folder = folder_of(name)
+    return folder, read_record(folder)

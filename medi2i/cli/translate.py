@@ -18,7 +18,7 @@ from medi2i.cli.console import (
     tell,
 )
 from medi2i.cli.jobs import Found, find_scans, plan_jobs
-from medi2i.cli.work import Options, VoxelType, check_places, do_jobs
+from medi2i.cli.work import FileFormat, Options, VoxelType, check_places, do_jobs
 
 if TYPE_CHECKING:
     from medi2i.model import Model
@@ -33,7 +33,8 @@ OTHER_FORMATS = {".dcm", ".gz", ".hdr", ".img", ".mgh", ".mgz", ".mha", ".nrrd",
 @ends_well
 def translate(
     inputs: Annotated[
-        list[Path], typer.Argument(help="Scans (.nii, .nii.gz), or folders of scans.")
+        list[Path],
+        typer.Argument(help="Scans (.nii, .nii.gz), folders of scans, DICOM folders or zips."),
     ],
     to: Annotated[
         str,
@@ -44,8 +45,8 @@ def translate(
         typer.Option(
             "--from",
             metavar="CONTRAST",
-            help="Contrast of the scans, where names and side-cars are silent; of a folder's "
-            "scans, those to take.",
+            help="Contrast of the scans, where names and side-cars are silent and the image leaves "
+            "it open; of a folder's scans, those to take.",
         ),
     ] = None,
     model: Annotated[
@@ -78,6 +79,17 @@ def translate(
         typer.Option("--uncertainty", help="Also write the error to be expected in each voxel."),
     ] = False,
     seed: Annotated[int, typer.Option(help="Other samples for another seed.")] = 0,
+    series: Annotated[
+        list[str] | None,
+        typer.Option(metavar="N", help="Which series of DICOM, as `medi2i info` lists them."),
+    ] = None,
+    file_format: Annotated[
+        FileFormat,
+        typer.Option("--format", help="Of the output; dicom: a derived series, from DICOM only."),
+    ] = FileFormat.NIFTI,
+    burn_in: Annotated[
+        bool, typer.Option("--burn-in", help="Write SYNTHETIC into the pixels of a DICOM series.")
+    ] = False,
     preview: Annotated[
         bool, typer.Option("--preview", help="Also write a PNG: source | synthetic.")
     ] = False,
@@ -107,6 +119,15 @@ def translate(
         raise UsageError("--quiet and --verbose contradict each other; give one")
     if uncertainty and samples:
         raise UsageError("--uncertainty and --samples give two maps of one thing; give one")
+    if file_format is FileFormat.DICOM and (
+        samples or uncertainty or preview or dtype is not VoxelType.FLOAT32
+    ):
+        raise UsageError(
+            "--format dicom writes one series of 16-bit images; leave --samples, --uncertainty, "
+            "--preview and --dtype out"
+        )
+    if burn_in and file_format is not FileFormat.DICOM:
+        raise UsageError("--burn-in marks the pixels of a DICOM series; give --format dicom")
     try:
         target = Contrast.parse(to)
         given = None if source is None else Contrast.parse(source)
@@ -116,6 +137,8 @@ def translate(
         raise UsageError(f"--from and --to are both {target}; two different contrasts are needed")
     if output is not None and not output.is_dir() and _other_format(output):
         raise UsageError(f'-o "{output}" is no NIfTI file; .nii, .nii.gz or a folder was expected')
+    if output is not None and file_format is FileFormat.DICOM and _nifti(output):
+        raise UsageError(f'-o "{output}" is a NIfTI file; --format dicom takes a folder')
     options = Options(
         target=target,
         device=device,
@@ -128,6 +151,8 @@ def translate(
         preview=preview,
         overwrite=overwrite,
         skip_existing=skip_existing,
+        format=file_format,
+        burn_in=burn_in,
     )
     results: list[dict[str, Any]] = []
     codes: list[int] = []
@@ -139,10 +164,11 @@ def translate(
         results.append(row)
 
     try:
-        scans = find_scans(inputs, given, target, failed)
+        scans = find_scans(inputs, given, target, failed, volume, series or ())
         if scans:
             loaded = _model(model, scans, options)
-            jobs = plan_jobs(scans, loaded, given, target, output, failed)
+            as_dicom = file_format is FileFormat.DICOM
+            jobs = plan_jobs(scans, loaded, given, target, output, failed, as_dicom=as_dicom)
             check_places(jobs, options)
             for result in do_jobs(loaded, jobs, options, failed, quiet=quiet or as_json):
                 results.append(result)
@@ -158,12 +184,16 @@ def translate(
         raise typer.Exit(1 if done else codes[0] if len(set(codes)) == 1 else 3)
 
 
-def _other_format(output: Path) -> bool:
-    """Whether a name is one of a file, and not of NIfTI."""
+def _nifti(output: Path) -> bool:
+    """Whether a name is one of a NIfTI file."""
     from medi2i.formats.names import EXTENSIONS
 
-    name = output.name.lower()
-    return output.suffix.lower() in OTHER_FORMATS and not name.endswith(EXTENSIONS)
+    return output.name.lower().endswith(EXTENSIONS)
+
+
+def _other_format(output: Path) -> bool:
+    """Whether a name is one of a file, and not of NIfTI."""
+    return output.suffix.lower() in OTHER_FORMATS and not _nifti(output)
 
 
 def _model(name: str | None, scans: Sequence[Found], options: Options) -> Model:

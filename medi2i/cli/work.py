@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,13 @@ from medi2i.cli.jobs import Failed, Job
 
 if TYPE_CHECKING:
     from medi2i.contrasts import Contrast
-    from medi2i.formats.synthetic import Files
+    from medi2i.formats.dicom.synthetic import SeriesWriter
+    from medi2i.formats.synthetic import Files, Writer
     from medi2i.inference.translate import Translation
     from medi2i.model import Model
     from medi2i.volume import Volume
 
-__all__ = ["Options", "VoxelType", "check_places", "do_jobs"]
+__all__ = ["FileFormat", "Options", "VoxelType", "check_places", "do_jobs"]
 
 FINE = 200
 """A span of intensities that whole numbers can still show."""
@@ -34,6 +36,13 @@ class VoxelType(StrEnum):
     UINT16 = "uint16"
     INT16 = "int16"
     INT32 = "int32"
+
+
+class FileFormat(StrEnum):
+    """What --format takes."""
+
+    NIFTI = "nifti"
+    DICOM = "dicom"
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,9 @@ class Options:
     preview: bool
     overwrite: bool
     skip_existing: bool
+    format: FileFormat = FileFormat.NIFTI
+    burn_in: bool = False
+    """Write SYNTHETIC into the pixels of a DICOM series."""
 
     def files(self, job: Job) -> Files:
         """What a job writes."""
@@ -105,45 +117,35 @@ def _run(
     model: Model, job: Job, options: Options, watch: Callable[[int, int], None]
 ) -> dict[str, Any]:
     """Load, translate, save; returns the row for the report."""
-    from medi2i.formats.synthetic import check_free, writing
-    from medi2i.volume import load_volume
-
     files = options.files(job)
     row: dict[str, Any] = {
         "input": [str(path) for path in job.inputs],
         "output": str(job.output),
     }
-    if not check_free(files, overwrite=options.overwrite, skip_existing=options.skip_existing):
+    labels = [scan.series.label for scan in job.sources.values() if scan.series]
+    if labels:
+        row["series"] = labels
+    if not _free(files, options):
         return {**row, "status": "skipped"}
 
     began = time.perf_counter()
-    volumes = {
-        contrast: load_volume(scan.path, volume=options.volume)
-        for contrast, scan in job.sources.items()
-    }
+    volumes = {contrast: scan.load(options.volume) for contrast, scan in job.sources.items()}
     loaded = time.perf_counter()
-    with writing(
-        files,
-        model,
-        {contrast: scan.path for contrast, scan in job.sources.items()},
-        options.target,
-        device=options.device,
-        seed=options.seed,
-        dtype=options.dtype,
-        shown=dict(list(volumes.items())[:1]),
-        overwrite=options.overwrite,
-    ) as writer:
+    seen = _seen(job, volumes)
+    looked = time.perf_counter()
+    with _writing(model, job, options, volumes) as writer:
         result = _translated(model, volumes, options, watch, writer.sample)
         doubts = (scan.doubt for scan in job.sources.values() if scan.doubt)
         warnings = (
             *doubts,
+            *seen,
             *result.warnings,
             *_moved(volumes),
             *_displaced(model, volumes, result.volume),
             *_coarse(result.volume, options.dtype),
         )
         writer.finish(replace(result, warnings=warnings))
-    seconds = {"load": loaded - began, **result.seconds}
+    seconds = {"load": loaded - began, "look": looked - loaded, **result.seconds}
     # Samples are saved while others are still to be drawn: saving is what remains.
     seconds["save"] = time.perf_counter() - began - sum(seconds.values())
 
@@ -160,6 +162,51 @@ def _run(
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
         "warnings": list(warnings),
     }
+
+
+def _free(files: Files, options: Options) -> bool:
+    """Whether there is anything to do; raise OutputError where it cannot be done."""
+    from medi2i.formats.synthetic import check_free
+
+    how = {"overwrite": options.overwrite, "skip_existing": options.skip_existing}
+    if options.format is FileFormat.DICOM:
+        from medi2i.formats.dicom import check_series_free
+
+        return check_series_free(files.output, **how)
+    return check_free(files, **how)
+
+
+def _writing(
+    model: Model, job: Job, options: Options, volumes: Mapping[Contrast, Volume]
+) -> AbstractContextManager[Writer | SeriesWriter]:
+    """Something that writes what the job makes, whole or not at all."""
+    if options.format is FileFormat.DICOM:
+        from medi2i.formats.dicom import writing_series
+
+        return writing_series(
+            job.output,
+            model,
+            {contrast: scan.series for contrast, scan in job.sources.items() if scan.series},
+            options.target,
+            device=options.device,
+            seed=options.seed,
+            volume=options.volume,
+            burn_in=options.burn_in,
+            overwrite=options.overwrite,
+        )
+    from medi2i.formats.synthetic import writing
+
+    return writing(
+        options.files(job),
+        model,
+        {contrast: scan.source for contrast, scan in job.sources.items()},
+        options.target,
+        device=options.device,
+        seed=options.seed,
+        dtype=options.dtype,
+        shown=dict(list(volumes.items())[:1]),
+        overwrite=options.overwrite,
+    )
 
 
 def _translated(
@@ -197,6 +244,14 @@ def _translated(
         uncertainty=options.uncertainty,
         watch=watch,
     )
+
+
+def _seen(job: Job, volumes: Mapping[Contrast, Volume]) -> list[str]:
+    """What the images have against being heads in the contrasts they are taken for."""
+    from medi2i.inference.recognise import doubts
+
+    named = [contrast for contrast, scan in job.sources.items() if not scan.recognised]
+    return [doubt for contrast in named for doubt in doubts(volumes[contrast], contrast)]
 
 
 def _moved(volumes: Mapping[Contrast, Volume]) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from medi2i.contrasts import Contrast, contrast_of
 from medi2i.errors import CohortError, ContrastError, MissingFileError
 
-__all__ = ["Cohort", "Subject", "find_cohort"]
+__all__ = ["Cohort", "Subject", "find_cohort", "read_rows"]
 
 TRANSFORM = re.compile(
     r"_from-(?P<moving>[\w-]+?)_to-(?P<fixed>[\w-]+?)(_mode-image)?_xfm\.(txt|tfm|mat)$"
@@ -119,7 +119,7 @@ def find_cohort(roots: Path | Sequence[Path]) -> Cohort:
 def _from_bids(root: Path) -> list[Subject]:
     table = root / "participants.tsv"
     splits: dict[str, str | None] = {}
-    for row in _rows(table, optional=True):
+    for row in read_rows(table, optional=True):
         split = row.get("split") or None
         known = splits.setdefault(row["participant_id"], split)
         if known != split:
@@ -170,7 +170,7 @@ def _transforms(folder: Path) -> dict[tuple[Contrast, Contrast], Path]:
 
 def _from_table(path: Path) -> list[Subject]:
     subjects = []
-    for number, row in enumerate(_rows(path), start=2):
+    for number, row in enumerate(read_rows(path), start=2):
         name = row.get("participant_id")
         if not name:
             raise CohortError(f'line {number} of "{path}" has no participant_id')
@@ -209,7 +209,15 @@ def _said(value: str | None) -> str:
     return "" if text.lower() == "n/a" else text
 
 
-def _rows(path: Path, *, optional: bool = False) -> list[dict[str, str]]:
+def read_rows(path: Path, *, optional: bool = False) -> list[dict[str, str]]:
+    """The rows of a .tsv or .csv table of participants; n/a becomes "".
+
+    Args:
+        optional: a table that is not there has no rows.
+
+    Raises:
+        CohortError: it cannot be read, or has no column "participant_id".
+    """
     if optional and not path.is_file():
         return []
     delimiter = "," if path.suffix.lower() == ".csv" else "\t"

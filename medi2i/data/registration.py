@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medi2i.contrasts import Contrast
 from medi2i.data.cohort import Subject
-from medi2i.errors import FormatError
+from medi2i.errors import ContrastError, FormatError
 from medi2i.volume import Volume, load_volume
 
 if TYPE_CHECKING:
@@ -16,13 +17,16 @@ if TYPE_CHECKING:
 
 __all__ = ["load_together"]
 
+SPACE = re.compile(r"(^|_)space-(?P<space>[A-Za-z0-9]+)_")
+
 
 def load_together(subject: Subject, contrasts: Sequence[Contrast]) -> dict[Contrast, Volume]:
     """Load contrasts of one person, canonical, all on the grid of the first.
 
     A transform between two contrasts is used where there is one, also its inverse and also over
     one contrast in between; otherwise their world coordinates are trusted, and equal grids are not
-    interpolated.
+    interpolated. A scan that says in its name (`space-T1w`) that it lies in another one's space
+    already is not moved there again.
 
     Raises:
         InputError: a scan cannot be read. FormatError: nor can a transform, or it has no inverse.
@@ -33,13 +37,29 @@ def load_together(subject: Subject, contrasts: Sequence[Contrast]) -> dict[Contr
     for contrast in contrasts[1:]:
         volume = load_volume(subject.scans[contrast]).canonical()
         together[contrast] = volume.resampled_onto(
-            reference, transform=_transform(subject, contrast, first)
+            reference,
+            transform=_transform(subject, _space(subject, contrast), _space(subject, first)),
         )
     return together
 
 
-def _transform(subject: Subject, moving: Contrast, fixed: Contrast) -> sitk.Transform | None:
-    """From points of `fixed` to points of `moving`, or None."""
+def _space(subject: Subject, contrast: Contrast) -> Contrast | None:
+    """In whose space a scan lies: its own, or that which its name tells; None for an atlas."""
+    told = SPACE.search(subject.scans[contrast].name)
+    if told is None:
+        return contrast
+    try:
+        return Contrast.parse(told["space"])
+    except ContrastError:
+        return None
+
+
+def _transform(
+    subject: Subject, moving: Contrast | None, fixed: Contrast | None
+) -> sitk.Transform | None:
+    """From points of the space `fixed` to those of `moving`, or None."""
+    if moving is None or fixed is None:
+        return None
     direct = _step(subject, moving, fixed)
     if direct is not None or moving == fixed:
         return direct

@@ -10,6 +10,7 @@ from medi2i.batch import Pairing
 from medi2i.contrasts import Contrast
 from medi2i.data.augment import Augmentation
 from medi2i.data.cohort import Cohort
+from medi2i.data.labelled import MASKS, LabelledWindows
 from medi2i.data.pairs import PairedWindows
 from medi2i.data.supply import Windows
 from medi2i.data.unpaired import Heights, UnpairedWindows
@@ -21,11 +22,12 @@ __all__ = ["Data"]
 
 @dataclass(frozen=True)
 class Data:
-    """Windows for training, paired or unpaired as the system learns.
+    """Windows for training: paired or unpaired as the system learns, or labelled by the task.
 
     Attributes:
         size, augmentation, background, emphasis: see :class:`Windows`.
         heights, implicit, allowed: of unpaired windows; see :class:`UnpairedWindows`.
+        labels: of labelled windows, for a task with domains; see :class:`LabelledWindows`.
     """
 
     size: int = 192
@@ -35,6 +37,7 @@ class Data:
     heights: Heights = "matching"
     implicit: float = 0.0
     allowed: tuple[str, ...] = ()
+    labels: str = MASKS
 
     def windows(
         self,
@@ -49,9 +52,32 @@ class Data:
         """The supply that a system with this pairing learns from.
 
         Raises:
-            ConfigError: settings of unpaired windows for a system that learns from pairs.
+            ConfigError: settings of unpaired windows for a system that learns from pairs, or of
+                labelled windows for a task without domains.
             CohortError: the cohort has not what is needed.
         """
+        usual = {item.name: item.default for item in fields(self)}
+        if task.domains:
+            if self.emphasis:
+                raise ConfigError(
+                    f"data has emphasis, but {task} has one translation: leave it out"
+                )
+            return LabelledWindows(
+                cohort,
+                task,
+                view,
+                labels=self.labels,
+                size=self.size,
+                augmentation=self.augmentation,
+                seed=seed,
+                background=self.background,
+                cache=cache,
+            )
+        if self.labels != usual["labels"]:
+            raise ConfigError(
+                f"data has labels, but {task} has no domains that they could tell apart: leave "
+                "them out, or give the task domains"
+            )
         emphasis = {Contrast.parse(name): often for name, often in self.emphasis.items()}
         if pairing is Pairing.UNPAIRED:
             return UnpairedWindows(
@@ -68,7 +94,6 @@ class Data:
                 allowed=self.allowed,
                 cache=cache,
             )
-        usual = {item.name: item.default for item in fields(self)}
         given = [n for n in ("heights", "implicit", "allowed") if getattr(self, n) != usual[n]]
         if given:
             raise ConfigError(

@@ -35,9 +35,9 @@ class Sample(NamedTuple):
     target: Tensor
     weight: Tensor
     source_contrast: int
-    """Position among the task's sources."""
+    """Position among the task's sources, or its domains."""
     target_contrast: int
-    """Position among the task's targets."""
+    """Position among the task's targets, or its domains."""
     subject: str
     every: Tensor | None = None
     known: Tensor | None = None
@@ -200,7 +200,7 @@ def batches(
     loader = DataLoader(
         windows,
         batch_sampler=_Endless(numbers),
-        collate_fn=partial(_collate, on_demand=windows.task.on_demand),
+        collate_fn=partial(_collate, asked=windows.task.conditions > 0),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=torch.cuda.is_available(),
@@ -220,7 +220,7 @@ class _Endless:
         return self.numbers()
 
 
-def _collate(samples: list[Sample], *, on_demand: bool) -> Batch:
+def _collate(samples: list[Sample], *, asked: bool) -> Batch:
     def together(tensors: list[Tensor | None]) -> Tensor | None:
         there = [tensor for tensor in tensors if tensor is not None]
         return torch.stack(there) if there else None
@@ -229,8 +229,8 @@ def _collate(samples: list[Sample], *, on_demand: bool) -> Batch:
         source=torch.stack([s.source for s in samples]),
         target=torch.stack([s.target for s in samples]),
         weight=torch.stack([s.weight for s in samples]),
-        source_contrast=torch.tensor([s.source_contrast for s in samples]) if on_demand else None,
-        target_contrast=torch.tensor([s.target_contrast for s in samples]) if on_demand else None,
+        source_contrast=torch.tensor([s.source_contrast for s in samples]) if asked else None,
+        target_contrast=torch.tensor([s.target_contrast for s in samples]) if asked else None,
         every=together([s.every for s in samples]),
         known=together([s.known for s in samples]),
         target_weight=together([s.target_weight for s in samples]),

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medi2i.data.cohort import Subject
+from medi2i.data.masks import expert_mask
 from medi2i.errors import DimensionError, UsageError
-from medi2i.volume import Volume, load_volume
 
 __all__ = ["LesionScores", "expert_mask", "lesion_scores"]
 
@@ -87,16 +85,3 @@ def lesion_scores(
         contrast(synthetic),
         contrast(acquired),
     )
-
-
-def expert_mask(subject: Subject, like: Volume) -> Mask | None:
-    """The expert's lesions on the grid of a canonical scan; None where nobody drew them.
-
-    They are looked for beside the scans, as BIDS has it:
-    derivatives/*/sub-*/[ses-*/]anat/sub-*_label-lesion_mask.nii[.gz].
-    """
-    pattern = f"derivatives/*/{subject.person}/**/{subject.name}_*label-lesion*mask.nii*"
-    for path in sorted(Path(subject.study).glob(pattern)):
-        inside: Mask = load_volume(path).canonical().resampled_onto(like, linear=False).voxels > 0
-        return inside
-    return None

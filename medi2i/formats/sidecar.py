@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -18,10 +18,20 @@ from medi2i.formats.names import beside
 from medi2i.inference.translate import Translation
 from medi2i.model import Model
 
-__all__ = ["description", "provenance", "write_sidecar"]
+__all__ = ["Recorded", "Source", "as_text", "description", "provenance", "write_sidecar"]
 
 
-def description(sources: Mapping[Contrast, Path], target: Contrast) -> str:
+class Recorded(Protocol):
+    """A source that is more than one file."""
+
+    def record(self) -> dict[str, Any]:
+        """Its name and checksum."""
+
+
+Source = Path | Recorded
+
+
+def description(sources: Mapping[Contrast, Source], target: Contrast) -> str:
     """For the NIfTI header's `descrip`, at most 79 bytes.
 
     >>> description({Contrast.T1W: Path("x.nii")}, Contrast.T2W)
@@ -32,7 +42,7 @@ def description(sources: Mapping[Contrast, Path], target: Contrast) -> str:
 
 def provenance(
     model: Model,
-    sources: Mapping[Contrast, Path],
+    sources: Mapping[Contrast, Source],
     target: Contrast,
     result: Translation,
     *,
@@ -46,10 +56,7 @@ def provenance(
         "for research, not for diagnosis",
         "SourceContrast": [str(contrast) for contrast in sources],
         "TargetContrast": str(target),
-        "Sources": [
-            {"Name": path.name, "SHA256": hashlib.sha256(path.read_bytes()).hexdigest()}
-            for path in sources.values()
-        ],
+        "Sources": [_record(source) for source in sources.values()],
         "Model": {
             "Name": model.name,
             "System": model.system_name,
@@ -73,7 +80,17 @@ def provenance(
     }
 
 
+def _record(source: Source) -> dict[str, Any]:
+    if not isinstance(source, Path):
+        return source.record()
+    return {"Name": source.name, "SHA256": hashlib.sha256(source.read_bytes()).hexdigest()}
+
+
 def write_sidecar(scan: Path, content: Mapping[str, Any]) -> Path:
     """Write `content` as JSON beside a scan."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    return write_whole(beside(scan, ".json"), text)
+    return write_whole(beside(scan, ".json"), as_text(content))
+
+
+def as_text(content: Mapping[str, Any]) -> str:
+    """What a side-car holds, as JSON."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

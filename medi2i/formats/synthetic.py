@@ -17,7 +17,7 @@ from medi2i.errors import OutputError
 from medi2i.figures import Row, three_planes
 from medi2i.files import atomic_write, check_writable, staging
 from medi2i.formats.names import beside, stem_of
-from medi2i.formats.sidecar import description, provenance, write_sidecar
+from medi2i.formats.sidecar import Source, description, provenance, write_sidecar
 from medi2i.inference.samples import STD
 from medi2i.inference.translate import UNCERTAINTY, Translation, choose_device
 from medi2i.model import Model
@@ -118,7 +118,7 @@ class Writer:
     files: Files
     folder: Path
     model: Model
-    sources: Mapping[Contrast, Path]
+    sources: Mapping[Contrast, Source]
     target: Contrast
     device: str = "auto"
     seed: int = 0
@@ -205,7 +205,7 @@ class Writer:
 def writing(
     files: Files,
     model: Model,
-    sources: Mapping[Contrast, Path],
+    sources: Mapping[Contrast, Source],
     target: Contrast,
     *,
     device: str = "auto",
@@ -238,7 +238,7 @@ def writing(
 def save_synthetic(
     output: Path,
     model: Model,
-    sources: Mapping[Contrast, Path],
+    sources: Mapping[Contrast, Source],
     target: Contrast,
     result: Translation,
     *,

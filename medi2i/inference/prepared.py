@@ -19,7 +19,7 @@ from medi2i.normalise import Scaling, fit
 from medi2i.resolution import resize, working_shape
 from medi2i.volume import Volume
 
-__all__ = ["Forward", "Prepared", "Watch", "check_task", "choose_device"]
+__all__ = ["Forward", "Prepared", "Watch", "check_domain", "check_task", "choose_device"]
 
 Forward = Callable[[Tensor, Tensor | None], Tensor]
 """From windows (B, inputs * slices, *spatial) and the targets asked for, (B,) or None, to images
@@ -43,6 +43,8 @@ class Prepared:
         scans: by contrast; brought onto the grid of the first by their world coordinates.
         target: the contrast wanted.
         device: "auto", "cpu" or "cuda".
+        domain: what the scan shall look like, for a model of domains; `target` is then the
+            contrast of one of the scans.
 
     Attributes:
         system: the model's networks, in evaluation mode on the device.
@@ -63,9 +65,13 @@ class Prepared:
         target: Contrast,
         *,
         device: str = "auto",
+        domain: str | None = None,
     ) -> None:
         sources = tuple(c for c in model.task.sources if c in scans) or tuple(scans)
-        check_task(model, sources, target)
+        if domain is None:
+            check_task(model, sources, target)
+        else:
+            check_domain(model, sources, domain)
         self.model = model
         self.seconds: dict[str, float] = {}
         where = choose_device(device)
@@ -73,7 +79,9 @@ class Prepared:
         if where.type == "cpu" and model.view.dims == 2:
             self.system.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.gpus = [torch.cuda.current_device()] if where.type == "cuda" else []
-        self._asked = model.task.targets.index(target)
+        self._output = 0 if model.task.on_demand else model.task.targets.index(target)
+        known = model.task.domains or tuple(map(str, model.task.targets))
+        self._asked = known.index(str(target) if domain is None else domain)
 
         self._original = scans[sources[0]]
         self._reference = reference = self._original.canonical()
@@ -118,7 +126,6 @@ class Prepared:
         if batch_size is None:
             batch_size = max(1, WINDOW_VOXELS // int(np.prod(grid.window)))
         stitcher = grid.stitcher(channels=kinds, device=tensor.device)
-        output = 0 if task.on_demand else self._asked
         with torch.inference_mode():
             for first in range(0, len(grid), batch_size):
                 numbers = range(first, min(first + batch_size, len(grid)))
@@ -130,10 +137,10 @@ class Prepared:
                 with self.timed("network"):
                     wanted = (
                         torch.full((len(windows),), self._asked, device=tensor.device)
-                        if task.on_demand
+                        if task.conditions
                         else None
                     )
-                    images = forward(windows, wanted).unflatten(1, (kinds, -1))[:, :, output]
+                    images = forward(windows, wanted).unflatten(1, (kinds, -1))[:, :, self._output]
                     if tensor.is_cuda:
                         torch.cuda.synchronize(tensor.device)
                 with self.timed("stitch"):
@@ -158,6 +165,25 @@ class Prepared:
             if self._magnitude:
                 np.maximum(voxels, 0, out=voxels)  # a magnitude image stays one
             return reference.like(voxels, name="").oriented_as(self._original)
+
+    def change(self, values: Tensor) -> list[Volume]:
+        """What the network changed of each source, on the grid of the first.
+
+        Taken at the working resolution and only then brought onto the grid: where the network
+        changes nothing, this is exactly 0, whatever the scan's own resolution.
+
+        Args:
+            values: (C, X, Y, Z) of :meth:`through`, an image of each source.
+
+        Returns:
+            Image minus source, in the network's values (a scan spans 2); 0 in blank air.
+        """
+        reference = self._reference
+        with self.timed("stitch"):
+            change = resize(values - self._tensor, reference.shape)
+            if self._air is not None:
+                change.masked_fill_(self._air, 0.0)
+            return [reference.like(c).oriented_as(self._original) for c in change.cpu().numpy()]
 
     def spread(self, values: Tensor) -> Volume:
         """What the network says about how far off it may be, on the source's grid and scale.
@@ -194,6 +220,18 @@ def check_task(model: Model, sources: tuple[Contrast, ...], target: Contrast) ->
         raise ContrastError(
             f'model "{model.name}" turns {model.task}; {given} -> {target} was asked for'
         )
+
+
+def check_domain(model: Model, sources: tuple[Contrast, ...], domain: str) -> None:
+    """Raise ContrastError or UsageError unless the model makes these contrasts look like that."""
+    if domain not in model.task.domains:
+        raise UsageError(
+            f'model "{model.name}" turns {model.task}, not into "{domain}"; a model of domains was '
+            "expected, one of which has that name"
+        )
+    if sources != model.task.sources:
+        given = " + ".join(map(str, sources))
+        raise ContrastError(f'model "{model.name}" turns {model.task}; {given} came')
 
 
 def choose_device(name: str) -> torch.device:

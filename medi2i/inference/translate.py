@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from medi2i.contrasts import Contrast, contrast_of
-from medi2i.errors import ContrastError, InputError, UsageError
+from medi2i.errors import InputError, UsageError
 from medi2i.inference.prepared import Prepared, Watch, choose_device
+from medi2i.inference.recognise import recognise
 from medi2i.model import Model
 from medi2i.normalise import Scaling
 from medi2i.volume import Volume, load_volume
@@ -73,7 +74,8 @@ def translate(
         scan: a volume or a path; several, for a model that needs several contrasts; or a mapping
             from contrast to scan.
         to: the contrast wanted: "t2", "T2w", "flair", ...
-        source: the contrast of `scan`, where its name or side-car does not say.
+        source: the contrast of `scan`, where its name or side-car does not say. It is recognised
+            from the image where nobody says it and the image leaves no doubt.
         model: a shipped model's name, a model folder, or a loaded model; by default the shipped
             model that does it.
         device: "auto", "cpu" or "cuda".
@@ -160,7 +162,7 @@ def check_uncertainty(model: Model) -> None:
 
 
 def by_contrast(scan: Scans, source: str | Contrast | None) -> dict[Contrast, Scan]:
-    """Each scan under its contrast, as given, or as its name or side-car says."""
+    """Each scan under its contrast: as given, as its name or side-car says, as it looks."""
     if isinstance(scan, Mapping):
         given = {Contrast.parse(c): s for c, s in scan.items()}
         if len(given) < len(scan):
@@ -180,11 +182,9 @@ def by_contrast(scan: Scans, source: str | Contrast | None) -> dict[Contrast, Sc
     for one in scans:
         contrast = contrast_of(Path(one.name if isinstance(one, Volume) else one))
         if contrast is None:
-            label = (one.name or "this volume") if isinstance(one, Volume) else one
-            raise ContrastError(
-                f'which contrast is "{label}"? Neither its name nor a side-car says: '
-                "give it with --from (in Python: source=)"
-            )
+            label = (one.name or "this volume") if isinstance(one, Volume) else str(one)
+            one = one if isinstance(one, Volume) else load_volume(one)
+            contrast, _ = recognise(one, label)
         if contrast in named:
             raise InputError(f"two scans are {contrast}; one of each contrast was expected")
         named[contrast] = one

@@ -12,7 +12,7 @@ __all__ = ["StarGANDiscriminator", "StarGANGenerator"]
 
 
 class StarGANGenerator(nn.Module):
-    """A residual generator that is told the wanted domain by constant planes; tanh output.
+    """A residual generator that is told the wanted domain by constant planes.
 
     Every convolution is padded with zeros: the instance norm behind it takes the constant away
     that a plane adds, and only the edge of the image, where zeros stand beside the plane, tells
@@ -25,6 +25,7 @@ class StarGANGenerator(nn.Module):
         domains: length of the label.
         features: channels of the first convolution.
         blocks: residual blocks at a quarter of the size.
+        bounded: whether a tanh keeps the output in (-1, 1).
     """
 
     multiple = 4
@@ -38,6 +39,7 @@ class StarGANGenerator(nn.Module):
         domains: int,
         features: int = 64,
         blocks: int = 6,
+        bounded: bool = True,
     ) -> None:
         super().__init__()
         check_dims(dims)
@@ -55,14 +57,16 @@ class StarGANGenerator(nn.Module):
                 conv_transpose(dims, width, width // 2, 4, stride=2, padding=1, bias=False)
             )
             parts += _normed(dims, width // 2)
-        parts += [conv(dims, features, outputs, 7, padding=3, bias=False), nn.Tanh()]
+        parts.append(conv(dims, features, outputs, 7, padding=3, bias=False))
+        if bounded:
+            parts.append(nn.Tanh())
         self.main = nn.Sequential(*parts)
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         """x: (B, inputs, *spatial), sizes multiples of 4; label: (B, domains), one-hot.
 
         Returns:
-            (B, outputs, *spatial) in (-1, 1).
+            (B, outputs, *spatial), in (-1, 1) where it is bounded.
         """
         if any(size % self.multiple for size in x.shape[2:]):
             raise UsageError(

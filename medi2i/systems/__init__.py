@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 
 from medi2i.errors import ModelError
+from medi2i.systems.alignflow import AlignFlow
 from medi2i.systems.base import Paper, Translator, Turn, frozen
 from medi2i.systems.bayesian_cgan import BayesianCGAN
 from medi2i.systems.bicyclegan import BicycleGAN
@@ -17,9 +18,12 @@ from medi2i.systems.discogan import DiscoGAN
 from medi2i.systems.dosgan import DosGAN
 from medi2i.systems.drit import DRIT
 from medi2i.systems.dualgan import DualGAN
+from medi2i.systems.fixed_point_gan import FixedPointGAN
+from medi2i.systems.flow_disentangle import FlowDisentangle
 from medi2i.systems.implicit_pairs import ImplicitPairs
 from medi2i.systems.munit import MUNIT
 from medi2i.systems.pix2pix import Pix2pix
+from medi2i.systems.pix2pix_flow import Pix2pixFlow
 from medi2i.systems.pix2pixhd import Pix2pixHD
 from medi2i.systems.qgan import QGAN
 from medi2i.systems.revgan import RevGAN
@@ -33,6 +37,7 @@ from medi2i.systems.xgan import XGAN
 __all__ = ["SYSTEMS", "Paper", "Translator", "Turn", "frozen", "system_named"]
 
 SYSTEMS: dict[str, type[Translator]] = {
+    "alignflow": AlignFlow,
     "bayesian_cgan": BayesianCGAN,
     "bicyclegan": BicycleGAN,
     "branchgan": BranchGAN,
@@ -44,9 +49,12 @@ SYSTEMS: dict[str, type[Translator]] = {
     "dosgan": DosGAN,
     "drit": DRIT,
     "dualgan": DualGAN,
+    "fixed_point_gan": FixedPointGAN,
+    "flow_disentangle": FlowDisentangle,
     "implicit_pairs": ImplicitPairs,
     "munit": MUNIT,
     "pix2pix": Pix2pix,
+    "pix2pix_flow": Pix2pixFlow,
     "pix2pixhd": Pix2pixHD,
     "qgan": QGAN,
     "revgan": RevGAN,

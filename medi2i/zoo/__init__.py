@@ -10,14 +10,33 @@ from medi2i.contrasts import Contrast
 from medi2i.errors import ContrastError, ModelError
 from medi2i.model import Model, read_model, read_task
 
-__all__ = ["find_model", "folder_of", "load_model", "shipped"]
+__all__ = ["AIDS", "aid", "aids", "find_model", "folder_of", "load_model", "shipped"]
 
 FOLDER = Path(__file__).parent
+AIDS = ("glance",)
+"""Networks that come with medi2i and translate nothing: they help those that do."""
 
 
 def shipped() -> dict[str, Path]:
-    """Name -> folder of every model that comes with medi2i."""
-    return {record.parent.name: record.parent for record in sorted(FOLDER.glob("*/model.json"))}
+    """Name -> folder of every translator that comes with medi2i."""
+    folders = [record.parent for record in sorted(FOLDER.glob("*/model.json"))]
+    return {folder.name: folder for folder in folders if folder.name not in AIDS}
+
+
+def aids() -> dict[str, Path]:
+    """Name -> folder of every network that comes with medi2i and is no translator."""
+    return {name: FOLDER / name for name in AIDS if (FOLDER / name / "model.json").is_file()}
+
+
+def aid(name: str) -> Path:
+    """The folder of one of `AIDS`.
+
+    Raises:
+        ModelError: it is not there.
+    """
+    if name not in (there := aids()):
+        raise ModelError(f'network "{name}" does not come with this installation')
+    return there[name]
 
 
 def folder_of(name_or_folder: str | Path) -> Path:

@@ -17,7 +17,17 @@ from medi2i import __version__, simulate
 from medi2i.systems import SYSTEMS
 from tests.cli.conftest import Call, write_scan
 
-COMMANDS = ("translate", "train", "evaluate", "systems", "demo", "info", "models")
+COMMANDS = (
+    "translate",
+    "train",
+    "evaluate",
+    "anomaly",
+    "simulate",
+    "systems",
+    "demo",
+    "info",
+    "models",
+)
 HEAVY = {"torch", "numpy", "nibabel", "SimpleITK", "monai", "torchio", "scipy", "skimage"}
 
 
@@ -70,10 +80,12 @@ def test_systems(call: Call) -> None:
     rows = json.loads(call("systems", "--json").out)
     assert [row["name"] for row in rows] == list(SYSTEMS)
     for row in rows:
-        assert row["pairing"] == "paired"
+        assert row["pairing"] in ("paired", "unpaired")
         assert row["dims"] == [2, 3]
-        assert re.search(r"et al|&", row["paper"]), "authors"
-        assert re.search(r"arXiv:\d{4}\.\d{5}|\d+:\d+-\d+", row["paper"]), "where to find it"
+        assert re.search(r"et al|&|^[A-Z]\w+ \d{4}", row["paper"]), "authors"
+        assert re.search(r"arXiv:\d{4}\.\d{5}|\d+:\d+-\d+|\d+\(\d+\)", row["paper"]), (
+            "where to find it"
+        )
     unet = SYSTEMS["unet"](dims=2)
     counts = {row["name"]: row["parameters"] for row in rows}
     assert counts["unet"]["2"] == sum(p.numel() for p in unet.parameters())

@@ -75,7 +75,7 @@ def test_samples_mean_and_deviation(call: Call, drawer: Path, scan: Path) -> Non
     assert row["output"] == str(mean)
     assert row["samples"] == [str(path) for path in made]
     assert row["maps"] == {"std": str(std)}
-    assert set(row["seconds"]) == {"load", "normalise", "network", "stitch", "save"}
+    assert set(row["seconds"]) == {"load", "look", "normalise", "network", "stitch", "save"}
     assert min(row["seconds"].values()) >= 0
 
 

@@ -44,6 +44,23 @@ HD = {
     "encoder_features": 4,
 }
 SMALL = {
+    "alignflow": Small(
+        "alignflow",
+        {"levels": 2, "steps": 1, "width": 4, "patch": 1, "patch_features": 4, "pool": 3},
+        ["2-D", "2-D many to many", "3-D"],
+    ),
+    "alignflow, likelihood alone": Small(
+        "alignflow",
+        {"levels": 1, "steps": 2, "width": 4, "adversarial": 0.0, "coupling": "sigmoid"}
+        | {"squeeze": "fold", "recompute": True},
+        ["2-D many to many", "3-D"],
+    ),
+    "alignflow, the game alone": Small(
+        "alignflow",
+        {"levels": 2, "steps": 1, "width": 4, "adversarial": 1.0, "recompute": True}
+        | {"patch": 1, "patch_features": 4, "pool": 3},
+        ["2-D"],
+    ),
     "bicyclegan": Small("bicyclegan", {"depth": 3, "features": 4, "blocks": 2, "patch": 1}),
     "pix2pix": Small("pix2pix", {"depth": 3, "features": 4, "patch": 1}),
     "stargan": Small(
@@ -60,6 +77,17 @@ SMALL = {
     "starganv2": Small(
         "starganv2",
         {"size": 16, "features": 4, "widest": 8, "hidden": 8, "code_size": 4, "style_size": 4},
+    ),
+    "pix2pix_flow": Small(
+        "pix2pix_flow",
+        {"levels": 2, "steps": 1, "width": 4, "features": 4},
+        ["2-D", "2-D many to many", "3-D"],
+    ),
+    "pix2pix_flow, additive, recomputed": Small(
+        "pix2pix_flow",
+        {"levels": 2, "steps": 1, "width": 4, "features": 4, "coupling": "additive"}
+        | {"recompute": True, "codes": "last"},
+        ["2-D many to many"],
     ),
     "pix2pixhd": Small("pix2pixhd", HD | {"enhancers": 1, "l1": 1.0}),
     "pix2pixhd with features": Small("pix2pixhd", HD | {"encoded": 2, "encoder_halvings": 2}),
@@ -141,6 +169,17 @@ SMALL = {
         {"depth": 3, "features": 4, "critic_layers": 2, "game": "classic"},
         ["2-D"],
     ),
+    "fixed_point_gan": Small(
+        "fixed_point_gan",
+        {"features": 2, "blocks": 1, "discriminator_features": 2, "discriminator_layers": 2}
+        | {"window": 8, "n_critic": 1},
+    ),
+    "fixed_point_gan, tanh, without staying": Small(
+        "fixed_point_gan",
+        {"features": 2, "blocks": 1, "discriminator_features": 2, "discriminator_layers": 2}
+        | {"window": 8, "n_critic": 1, "head": "tanh", "staying": False, "identity": 0.0},
+        ["2-D on demand"],
+    ),
     "tunit": Small(
         "tunit",
         {"size": 16, "features": 4, "widest": 8, "guide_features": 2, "clusters": 3}
@@ -152,6 +191,15 @@ SMALL = {
         {"features": 4, "blocks": 1, "patch": 1, "patch_features": 4, "pool": 3}
         | {"pseudo": 0.5, "easy": "blurred", "earlier": 3},
         ["2-D many to many", "3-D"],
+    ),
+    "flow_disentangle": Small(
+        "flow_disentangle", {"levels": 2, "steps": 1, "width": 4, "features": 4}
+    ),
+    "flow_disentangle, couplings, squeezed": Small(
+        "flow_disentangle",
+        {"told": "couplings", "levels": 2, "steps": 1, "width": 4, "features": 4, "squeezed": 1}
+        | {"code": 3, "recompute": True},
+        ["2-D on demand", "3-D"],
     ),
     "unet": Small("unet", {"features": (4, 8), "ssim": 0.5}),
     "unet with heads": Small(

@@ -1,0 +1,279 @@
+"""What is not normal in a scan: against its pseudo-healthy image, or by intensity alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medi2i.anomaly.calibration import Calibration, own_calibration
+from medi2i.anomaly.intensity import HEALTHY_FLAIR, SIGMA, intensity_scores
+from medi2i.anomaly.lesions import Lesion, find_lesions
+from medi2i.anomaly.tissue import eroded, find_brain, smoothed
+from medi2i.contrasts import Contrast
+from medi2i.errors import ConfigError, ContrastError, DimensionError, ModelError, UsageError
+from medi2i.inference.prepared import Prepared, Watch
+from medi2i.inference.recognise import doubts
+from medi2i.inference.translate import Scans, by_contrast, load_scans
+from medi2i.model import Model
+from medi2i.volume import Volume
+
+__all__ = [
+    "CARD",
+    "HEALTHY",
+    "RATE",
+    "SMALLEST",
+    "Anomalies",
+    "anomalies_in",
+    "change_scores",
+    "check_model",
+    "find_anomalies",
+    "pseudo_healthy",
+]
+
+Mask = NDArray[np.bool_]
+
+HEALTHY = "healthy"
+"""The domain that a model is asked for."""
+RATE = 0.001
+"""Share of healthy tissue that may be taken for a lesion."""
+SMALLEST = 30.0
+"""mm3 that a lesion has at least."""
+RIM = 2.0
+"""mm at the brain's surface where a change does not count: there partial volumes differ."""
+CARD = "calibration"
+"""Where a model's card holds what healthy tissue scores; see :class:`Calibration`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Anomalies:
+    """What was found in one scan; every volume lies on its grid.
+
+    Attributes:
+        method: "intensity", or the model's name.
+        scores: higher for more anomalous, 0 outside the brain. Of a model: mean absolute change
+            over the contrasts, as a share of the scan's range; of intensity: share of the brain
+            that is darker.
+        probability: share of healthy tissue that scores lower, in [0, 1]; at least `1 - rate` in
+            lesions.
+        labels: the lesions by number, 0 elsewhere.
+        lesions: the largest first.
+        score: of the whole image: the highest of `scores`.
+        threshold, rate: from which score a voxel counts, and the share of healthy tissue there.
+        smallest: mm3 of the smallest lesion.
+        calibration: from which the threshold comes.
+        brain: where was looked.
+        healthy, difference: the pseudo-healthy scan and scan minus it, in the scan's unit; None
+            without a model.
+        warnings: sentences for the side-car.
+    """
+
+    method: str
+    scores: Volume
+    probability: Volume
+    labels: Volume
+    lesions: tuple[Lesion, ...]
+    score: float
+    threshold: float
+    rate: float
+    smallest: float
+    calibration: Calibration
+    brain: Mask
+    healthy: Volume | None = None
+    difference: Volume | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def find_anomalies(
+    scan: Scans,
+    *,
+    source: str | Contrast | None = None,
+    model: Model | None = None,
+    rate: float = RATE,
+    smallest: float = SMALLEST,
+    calibration: Calibration | None = None,
+    brain: Mask | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+) -> Anomalies:
+    """Look for what is not normal.
+
+    Args:
+        scan: a volume or a path; several, or a mapping from contrast to scan, for a model that
+            takes several contrasts.
+        source: the contrast of `scan`, where its name or side-car does not say.
+        model: makes the pseudo-healthy image; without one a FLAIR is judged by intensity.
+        rate: share of healthy tissue that may be taken for a lesion.
+        smallest: mm3 that a lesion has at least.
+        calibration: what healthy tissue scores; by default the model's own, or that of the
+            baseline. For want of any, the scan itself serves, with a warning.
+        brain: where to look, on the grid of the (first) scan; found by default.
+        device, batch_size: as in :func:`medi2i.translate`.
+
+    Raises:
+        ContrastError: the model, or the baseline, does not take this contrast.
+        InputError: a scan cannot be used, or shows no brain. ModelError: the model cannot.
+        UsageError: `rate` is outside of what was calibrated.
+    """
+    return anomalies_in(
+        load_scans(by_contrast(scan, source)),
+        model=model,
+        rate=rate,
+        smallest=smallest,
+        calibration=calibration,
+        brain=brain,
+        device=device,
+        batch_size=batch_size,
+    )
+
+
+def anomalies_in(
+    scans: Mapping[Contrast, Volume],
+    *,
+    model: Model | None = None,
+    rate: float = RATE,
+    smallest: float = SMALLEST,
+    calibration: Calibration | None = None,
+    brain: Mask | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    watch: Watch | None = None,
+) -> Anomalies:
+    """Look for what is not normal in loaded scans of known contrasts; see :func:`find_anomalies`.
+
+    Args:
+        watch: called with (windows done, windows in all).
+    """
+    if not smallest >= 0:
+        raise UsageError(f"the smallest lesion is {smallest:g} mm3; at least 0 was expected")
+    if model is not None:
+        check_model(model)
+        wanted = {c: scans[c] for c in model.task.sources if c in scans}
+        scans = wanted if len(wanted) == model.task.inputs else scans  # else Prepared complains
+    elif set(scans) != {Contrast.FLAIR}:
+        raise ContrastError(
+            f"intensity alone finds lesions in FLAIR, where they are bright; {_names(scans)} came: "
+            "name a model with --model (in Python: model=)"
+        )
+    contrast, scan = next(iter(scans.items()))
+    warnings: list[str] = []
+    if brain is None:
+        seen = find_brain(scan)
+        brain = seen.mask
+        warnings += [seen.unseen] if seen.unseen else doubts(scan, contrast)
+    elif brain.shape != scan.shape:
+        raise DimensionError(f"a brain of shape {brain.shape} came; {scan.shape} was expected")
+    if not brain.any():
+        raise UsageError("the brain's mask is empty; somewhere to look was expected")
+    healthy = difference = None
+    if model is None:
+        scores = intensity_scores(scan.voxels, brain, scan.spacing)
+        known = calibration or HEALTHY_FLAIR
+    else:
+        healthy, changes = pseudo_healthy(
+            model, scans, device=device, batch_size=batch_size, watch=watch
+        )
+        difference = scan.like(scan.voxels - healthy.voxels, name="")
+        brain = eroded(brain, RIM, scan.spacing)
+        scores = change_scores(changes, brain, scan.spacing)
+        known = calibration or _of_card(model) or own_calibration(scores, brain)
+        if not (calibration or CARD in model.card):
+            warnings.append(
+                f'model "{model.name}" has no calibration on healthy tissue: the threshold is that '
+                f"of {known.origin}"
+            )
+    threshold = known.threshold(rate)
+    found = brain & (scores >= threshold)
+    labels, lesions = find_lesions(scores, found, scan.affine, smallest=smallest)
+    probability = np.where(brain, known.probability(scores), 0)
+    return Anomalies(
+        method="intensity" if model is None else model.name,
+        scores=scan.like(scores, name=""),
+        probability=scan.like(probability, name=""),
+        labels=scan.like(labels, name=""),
+        lesions=lesions,
+        score=float(scores[brain].max(initial=0.0)),
+        threshold=threshold,
+        rate=rate,
+        smallest=smallest,
+        calibration=known,
+        brain=brain,
+        healthy=healthy,
+        difference=difference,
+        warnings=tuple(warnings),
+    )
+
+
+def check_model(model: Model) -> None:
+    """Raise ModelError unless the model can be asked for a healthy image."""
+    if HEALTHY not in model.task.domains:
+        raise ModelError(
+            f'model "{model.name}" turns {model.task}; one of domains, "{HEALTHY}" among them, was '
+            "expected"
+        )
+
+
+def pseudo_healthy(
+    model: Model,
+    scans: Mapping[Contrast, Volume],
+    *,
+    device: str = "auto",
+    batch_size: int | None = None,
+    watch: Watch | None = None,
+) -> tuple[Volume, list[NDArray[np.float32]]]:
+    """The (first) scan as it would be without lesions, and what changed.
+
+    Args:
+        scans: by contrast, in the order of the model's task.
+        model, device, batch_size, watch: as elsewhere.
+
+    Returns:
+        The pseudo-healthy scan in its own unit, and for each contrast (X, Y, Z) image minus scan
+        on the first one's grid, where a scan spans 2.
+    """
+    contrast, scan = next(iter(scans.items()))
+    ready = Prepared(model, scans, contrast, device=device, domain=HEALTHY)
+    values = ready.through(
+        lambda source, asked: ready.system.translate(source, target=asked),
+        kinds=model.task.outputs,
+        batch_size=batch_size,
+        watch=watch,
+    )
+    changes = [volume.voxels for volume in ready.change(values)]
+    scaling = ready.scaling[str(contrast)]
+    voxels = scan.voxels + changes[0] * np.float32((scaling.high - scaling.low) / 2)
+    if scan.voxels.min() >= 0:
+        voxels = np.maximum(voxels, 0)  # a magnitude image stays one
+    return scan.like(voxels, name=""), changes
+
+
+def change_scores(
+    changes: list[NDArray[np.float32]], brain: Mask, spacing: tuple[float, float, float]
+) -> NDArray[np.float32]:
+    """Mean absolute change over the contrasts, smoothed: a share of the scan's range, (X, Y, Z).
+
+    The highest of single voxels is mostly noise; smoothing keeps what is larger.
+    """
+    amount = np.mean([np.abs(change) for change in changes], axis=0) / 2
+    return smoothed(amount, brain, SIGMA, spacing)
+
+
+def _of_card(model: Model) -> Calibration | None:
+    """What the model's card says healthy tissue scores."""
+    record = model.card.get(CARD)
+    if record is None:
+        return None
+    if not isinstance(record, Mapping):
+        raise ModelError(
+            f'{CARD} in the card of model "{model.name}" is {record!r}; an object was expected'
+        )
+    try:
+        return Calibration.from_dict(record)
+    except ConfigError as error:
+        raise ModelError(f'{CARD} in the card of model "{model.name}": {error}') from error
+
+
+def _names(scans: Mapping[Contrast, Volume]) -> str:
+    return " + ".join(map(str, scans)) or "nothing"

@@ -1,0 +1,161 @@
+"""Lesions found, over false alarms per image: the free-response curve, as Fixed-Point GAN scores.
+
+A map is cut at a threshold; each connected piece of what remains is a candidate. It finds the
+lesion in which its centre lies, and is a false alarm where its centre lies in none (Rahman
+Siddiquee et al. 2019, arXiv:1908.06965).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medi2i.errors import DimensionError, UsageError
+
+__all__ = ["SMALLEST", "Froc", "candidates", "centres", "detections", "froc", "pieces"]
+
+Field = NDArray[np.floating]
+Mask = NDArray[np.bool_]
+
+SMALLEST = 11
+"""Voxels that a candidate has at least: the paper wants more than ten."""
+
+
+@dataclass(frozen=True)
+class Froc:
+    """A free-response curve.
+
+    Attributes:
+        thresholds: where the map was cut.
+        sensitivity: share of all lesions found, at each.
+        false_positives: per image, at each.
+        lesions, images: how many there were.
+    """
+
+    thresholds: tuple[float, ...]
+    sensitivity: tuple[float, ...]
+    false_positives: tuple[float, ...]
+    lesions: int
+    images: int
+
+    def at(self, false_positives: float = 1.0) -> float:
+        """The highest sensitivity with at most so many false alarms per image; 0 where none is."""
+        allowed = (
+            found
+            for found, alarms in zip(self.sensitivity, self.false_positives, strict=True)
+            if alarms <= false_positives
+        )
+        return max(allowed, default=0.0)
+
+
+def pieces(mask: Mask) -> tuple[NDArray[np.int32], int]:
+    """Connected pieces, numbered from 1, and how many; corners connect (8 in 2-D, 26 in 3-D)."""
+    labels, count = ndimage.label(mask, structure=np.ones((3,) * mask.ndim))
+    return labels.astype(np.int32), int(count)
+
+
+def candidates(mask: Mask, *, smallest: int = SMALLEST) -> tuple[NDArray[np.int32], int]:
+    """The pieces of at least `smallest` voxels, numbered anew from 1, and how many."""
+    labels, count = pieces(mask)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    kept = np.flatnonzero(sizes[1:] >= smallest) + 1
+    renamed = np.zeros(count + 1, np.int32)
+    renamed[kept] = np.arange(1, len(kept) + 1, dtype=np.int32)
+    return renamed[labels], len(kept)
+
+
+def centres(labels: NDArray[np.int32], count: int) -> NDArray[np.float64]:
+    """(count, axes): the mean place of each piece, in voxels."""
+    if not count:
+        return np.zeros((0, labels.ndim))
+    found = ndimage.center_of_mass(np.ones(labels.shape), labels, np.arange(1, count + 1))
+    return np.asarray(found, np.float64)
+
+
+def detections(found: Mask, lesions: Mask, *, smallest: int = SMALLEST) -> tuple[int, int, int]:
+    """Lesions found, false alarms and lesions in one image.
+
+    Several candidates in one lesion find it once, and none of them is a false alarm.
+
+    Args:
+        found: what a threshold leaves; 2-D or 3-D.
+        lesions: the truth.
+        smallest: voxels of the smallest candidate.
+
+    Raises:
+        DimensionError: unlike shapes.
+    """
+    if found.shape != lesions.shape:
+        raise DimensionError(
+            f"the shapes {found.shape} and {lesions.shape} came; one grid was expected"
+        )
+    truth, count = pieces(lesions)
+    labels, number = candidates(found, smallest=smallest)
+    places = tuple(np.rint(centres(labels, number)).astype(int).T)
+    hit = truth[places] if number else np.zeros(0, np.int32)
+    return len(set(hit.tolist()) - {0}), int((hit == 0).sum()), count
+
+
+def froc(
+    maps: Sequence[Field],
+    lesions: Sequence[Mask],
+    *,
+    thresholds: Sequence[float] | None = None,
+    smallest: int = SMALLEST,
+    sliced: bool = False,
+) -> Froc:
+    """The curve over all images.
+
+    Args:
+        maps: 2-D slices or 3-D volumes, higher for more anomalous; -inf outside the brain.
+        lesions: the truth of each.
+        thresholds: where to cut; by default fifty, from the highest value of all down to the
+            median of what is finite, closer together where values are rare.
+        smallest: voxels of the smallest candidate.
+        sliced: take every axial slice of a volume as an image of its own.
+
+    Raises:
+        UsageError: no image, or no lesion in any. DimensionError: unlike shapes.
+    """
+    if len(maps) != len(lesions) or not maps:
+        raise UsageError(
+            f"{len(maps)} maps and {len(lesions)} masks came; at least one pair was expected"
+        )
+    images = list(_images(maps, lesions, sliced=sliced))
+    cuts = _cuts(maps) if thresholds is None else tuple(sorted(thresholds, reverse=True))
+    total = sum(pieces(truth)[1] for _, truth in images)
+    if not total:
+        raise UsageError("no image shows a lesion; sensitivity needs at least one")
+    sensitivity, alarms = [], []
+    for cut in cuts:
+        counts = [detections(m >= cut, truth, smallest=smallest) for m, truth in images]
+        sensitivity.append(sum(found for found, _, _ in counts) / total)
+        alarms.append(sum(false for _, false, _ in counts) / len(images))
+    return Froc(tuple(cuts), tuple(sensitivity), tuple(alarms), total, len(images))
+
+
+def _images(
+    maps: Sequence[Field], lesions: Sequence[Mask], *, sliced: bool
+) -> Iterator[tuple[Field, Mask]]:
+    for values, truth in zip(maps, lesions, strict=True):
+        if values.shape != truth.shape:
+            raise DimensionError(
+                f"the shapes {values.shape} and {truth.shape} came; one grid was expected"
+            )
+        if not sliced:
+            yield values, truth
+            continue
+        shown = np.flatnonzero(np.isfinite(values).any((0, 1)))  # slices without brain are no image
+        yield from ((values[..., z], truth[..., z]) for z in shown)
+
+
+def _cuts(maps: Sequence[Field]) -> tuple[float, ...]:
+    values = np.concatenate([m[np.isfinite(m)].ravel() for m in maps])
+    if not values.size:
+        raise UsageError("no map has a finite value; at least some brain was expected")
+    levels = 1 - np.concatenate(([0.0], np.geomspace(1e-6, 0.5, 49)))
+    return tuple(dict.fromkeys(float(q) for q in np.quantile(values, levels)))

@@ -1,0 +1,104 @@
+"""Stored pixels as values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medi2i.errors import DimensionError, FormatError, UsageError
+from medi2i.formats.dicom.frames import Frame
+from medi2i.formats.dicom.stored import MALFORMED, Stored, quiet
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+__all__ = ["read_pixels"]
+
+
+def read_pixels(
+    frames: Sequence[Frame], name: str, *, max_voxels: int = 2**30
+) -> NDArray[np.float32]:
+    """The values of images of one matrix: stored values times slope plus intercept, of each image.
+
+    Args:
+        name: of the series, for messages.
+        max_voxels: more are refused before any is read.
+
+    Returns:
+        (images, rows, columns).
+
+    Raises:
+        DimensionError: too many voxels.
+        FormatError: damaged, in colour, or shown inverted.
+        UsageError: the decoder of a compressed file is not installed.
+    """
+    columns, rows = frames[0].shape
+    voxels = len(frames) * rows * columns
+    if not 0 < voxels <= max_voxels:
+        raise DimensionError(
+            f"{name} has {columns} x {rows} x {len(frames)} voxels; 1 to {max_voxels} are read."
+        )
+    values = np.empty((len(frames), rows, columns), np.float32)
+    places: dict[Stored, list[int]] = {}
+    for place, frame in enumerate(frames):
+        places.setdefault(frame.stored, []).append(place)
+    for stored, taken in places.items():
+        dataset = stored.read(pixels=True)
+        count = int(dataset.get("NumberOfFrames") or 1)
+        if count * rows * columns > max_voxels:
+            raise DimensionError(
+                f'"{stored}" promises {count * rows * columns} voxels; at most {max_voxels} are'
+                " read."
+            )
+        images = _decoded(stored, dataset).reshape(count, rows, columns)
+        for place in taken:
+            frame = frames[place]
+            image = images[frame.index]
+            scaled = (frame.slope, frame.intercept) != (1, 0)
+            with np.errstate(over="ignore", invalid="ignore"):  # Volume.of counts what overflowed
+                values[place] = image * frame.slope + frame.intercept if scaled else image
+    return values
+
+
+def _decoded(stored: Stored, dataset: Dataset) -> NDArray[Any]:
+    """Stored values as they come, one sample each."""
+    photometric = dataset.get("PhotometricInterpretation", "MONOCHROME2")
+    if photometric != "MONOCHROME2":
+        raise FormatError(
+            f'"{stored}" is stored as {photometric}; an image of one rising grey scale'
+            " (MONOCHROME2) was expected."
+        )
+    syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
+    if syntax is None:  # no file header: the oldest and plainest syntax
+        from pydicom.uid import ImplicitVRLittleEndian
+
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    elif syntax.is_compressed:
+        _check_decoder(stored, syntax)
+    try:
+        with quiet():
+            return np.asarray(dataset.pixel_array)
+    except MALFORMED as error:
+        raise FormatError(f'The pixels of "{stored}" are truncated or damaged: {error}.') from error
+
+
+def _check_decoder(stored: Stored, syntax: Any) -> None:
+    from pydicom.pixels.decoders.base import get_decoder
+
+    if syntax == "1.2.840.10008.1.2.1.99":  # deflated: unpacked already
+        return
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError as error:
+        raise FormatError(
+            f'"{stored}" is packed as "{syntax.name}", which is not read; convert it to an'
+            " uncompressed transfer syntax."
+        ) from error
+    if not decoder.is_available:
+        raise UsageError(
+            f'"{stored}" is packed as "{syntax.name}", and what unpacks it is not installed:'
+            " pip install medi2i[dicom]"
+        )

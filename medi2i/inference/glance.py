@@ -1,0 +1,276 @@
+"""A glance at a whole scan before any work: its contrast, whether it is a head, its brain.
+
+coarse voxels (2 mm) -> intensities in [-1, 1.5] -> GlanceNet -> Glance
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from scipy import ndimage
+
+from medi2i.config import checked
+from medi2i.contrasts import Contrast
+from medi2i.errors import DimensionError, IntensityError, ModelError
+from medi2i.files import write_whole
+from medi2i.model import FORMAT, RECORD, WEIGHTS, read_record, read_weights
+from medi2i.networks.glance import GlanceNet
+from medi2i.normalise import fit_scaling
+from medi2i.resolution import resize
+from medi2i.volume import Volume
+from medi2i.zoo import aid
+
+__all__ = [
+    "CLASSES",
+    "KEYS",
+    "SPACING",
+    "Glance",
+    "as_seen",
+    "coarse",
+    "glance",
+    "intensities",
+    "read_glance_net",
+    "tidy",
+    "write_glance_net",
+]
+
+CLASSES = tuple(Contrast)
+"""What the contrast head tells apart, in its order; one more output stands for none of them."""
+SPACING = 2.0
+"""Millimetres per voxel that the network looks at."""
+SMALLEST = 60.0
+"""Millimetres along every axis below which a scan shows too little of a head to be judged."""
+KEYS: Mapping[str, type] = {
+    "format": int,
+    "name": str,
+    "arguments": dict,
+    "contrasts": list,
+    "normaliser": str,
+    "sha256": str,
+    "card": dict,
+}
+"""What its model.json must hold."""
+_LARGEST = 176  # voxels: 352 mm hold any head; of more, the middle is looked at, and the top
+_MARGIN = 4  # voxels of air left around what there is
+_AIR, _GLARE = -1.0, 1.5  # range of what the network sees
+
+
+@dataclass(frozen=True, eq=False)
+class Glance:
+    """What a scan looks like.
+
+    Attributes:
+        contrast: the likeliest; meaningful where `confidence` is high and `is_head` true.
+        confidence: its probability, 0 to 1.
+        probabilities: of every contrast; what is missing to 1 is `none`.
+        head: probability that this is the MRI of a head.
+        is_head: whether `head` is at least 0.5.
+    """
+
+    contrast: Contrast
+    confidence: float
+    probabilities: Mapping[Contrast, float]
+    head: float
+    _volume: Volume
+    _brain: NDArray[np.float32]  # probability, 2 mm, canonical
+
+    @property
+    def none(self) -> float:
+        """Probability that it is none of the contrasts."""
+        return 1 - sum(self.probabilities.values())
+
+    @property
+    def is_head(self) -> bool:
+        """Whether this is more likely a head than not."""
+        return self.head >= 0.5
+
+    @cached_property
+    def brain_mask(self) -> NDArray[np.bool_]:
+        """(X, Y, Z) on the scan's own grid and axes: the brain, in one piece, without holes.
+
+        Smooth, for it is drawn at 2 mm; empty where no brain is seen.
+        """
+        canonical = self._volume.canonical()
+        fine = resize(torch.from_numpy(self._brain)[None], canonical.shape)[0].numpy()
+        mask = tidy(fine > 0.5)
+        there = canonical.like(mask).oriented_as(self._volume)
+        return there.voxels > 0.5
+
+
+def glance(volume: Volume, *, net: GlanceNet | None = None) -> Glance:
+    """Look at a scan.
+
+    Args:
+        volume: of any grid and orientation, head on or stripped. Its affine is believed.
+        net: another network; by default the one that comes with medi2i.
+
+    Raises:
+        DimensionError: less than 60 mm along an axis, which shows too little to be judged.
+        ModelError: the network is missing or was altered.
+    """
+    extent = min(n * step for n, step in zip(volume.shape, volume.spacing, strict=True))
+    if extent < SMALLEST:
+        raise DimensionError(
+            f'"{volume.name}" shows {extent:.0f} mm of a head along one axis; at least '
+            f"{SMALLEST:.0f} mm were expected to tell what it is"
+        )
+    if net is None:
+        net = read_glance_net(aid("glance"))
+    small = coarse(volume)
+    brain = np.zeros(small.shape, np.float32)
+    try:
+        scan, box = as_seen(small, net.multiple)
+    except IntensityError:  # one value everywhere
+        none = dict.fromkeys(CLASSES, 0.0)
+        return Glance(CLASSES[0], 0.0, none, 0.0, volume, brain)
+    with torch.inference_mode():
+        logits, contrast, head = net(torch.from_numpy(scan)[None, None])
+    shown = torch.sigmoid(logits[0, 0]).numpy()
+    inner = tuple(slice(0, s.stop - s.start) for s in box)
+    brain[box] = shown[inner]
+    found = torch.softmax(contrast[0].double(), 0).tolist()
+    probabilities = dict(zip(CLASSES, found, strict=False))
+    likeliest = max(probabilities, key=lambda c: probabilities[c])
+    return Glance(
+        likeliest,
+        probabilities[likeliest],
+        probabilities,
+        float(torch.sigmoid(head[0])),
+        volume,
+        brain,
+    )
+
+
+def coarse(volume: Volume) -> NDArray[np.float32]:
+    """A scan's voxels on canonical axes at about 2 mm, smoothed where that is coarser."""
+    canonical = volume.canonical()
+    shape = [
+        max(1, round(n * step / SPACING))
+        for n, step in zip(canonical.shape, canonical.spacing, strict=True)
+    ]
+    voxels = torch.from_numpy(np.ascontiguousarray(canonical.voxels))
+    small: NDArray[np.float32] = resize(voxels[None], shape)[0].numpy()
+    return small
+
+
+def intensities(small: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Coarse voxels on the network's scale: air -1, bright tissue 1, nothing above 1.5.
+
+    Raises:
+        IntensityError: one value everywhere.
+    """
+    values: NDArray[np.float32] = np.clip(fit_scaling(small).apply(small), _AIR, _GLARE)
+    return values
+
+
+def as_seen(
+    small: NDArray[np.float32], multiple: int
+) -> tuple[NDArray[np.float32], tuple[slice, slice, slice]]:
+    """What the network sees of coarse voxels: the part that is not air, in [-1, 1.5].
+
+    Args:
+        multiple: every axis of the result divides by it.
+
+    Returns:
+        The part, filled with air at the far ends, and its place: `small[box]`.
+
+    Raises:
+        IntensityError: one value everywhere.
+    """
+    values = intensities(small)
+    bright = values > -0.7
+    box = []
+    for axis, size in enumerate(small.shape):
+        share = bright.mean(tuple(a for a in range(3) if a != axis))
+        filled = np.flatnonzero(share > min(0.005, float(share.max()) / 2))
+        low, high = max(0, filled[0] - _MARGIN), min(size, filled[-1] + 1 + _MARGIN)
+        extra = max(0, int(high - low) - _LARGEST)
+        low += extra if axis == 2 else extra // 2
+        box.append(slice(int(low), int(min(high, low + _LARGEST))))
+    place = (box[0], box[1], box[2])
+    part = values[place]
+    pads = [(0, -n % multiple) for n in part.shape]
+    return np.pad(part, pads, constant_values=_AIR), place
+
+
+def tidy(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest piece of a mask (sharing faces), its holes filled.
+
+    >>> ring = np.ones((3, 3, 3), bool)
+    >>> ring[1, 1, 1] = False
+    >>> bool(tidy(ring).all())
+    True
+    """
+    pieces, count = ndimage.label(mask)
+    if not count:
+        return np.zeros(mask.shape, bool)
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    largest = pieces == sizes.argmax()
+    # What does not touch the rim is a hole: labelling once is far faster than filling by growth.
+    gaps, _ = ndimage.label(~np.pad(largest, 1))
+    filled: NDArray[np.bool_] = gaps != gaps[0, 0, 0]
+    return filled[1:-1, 1:-1, 1:-1]
+
+
+@cache
+def read_glance_net(folder: Path) -> GlanceNet:
+    """The network in a folder, ready to look; read once.
+
+    Raises:
+        ModelError: a file is missing, altered, or of another kind.
+    """
+    record = read_record(folder, KEYS)
+    if record["contrasts"] != [str(contrast) for contrast in CLASSES]:
+        raise ModelError(
+            f'network "{folder}" tells {record["contrasts"]} apart; '
+            f"{[str(contrast) for contrast in CLASSES]} was expected"
+        )
+    weights = read_weights(folder, record["sha256"])
+    where = f'arguments of network "{folder}"'
+    try:
+        net = GlanceNet(**checked(GlanceNet, record["arguments"], where=where))
+        net.load_state_dict(safetensors.torch.load(weights), strict=True)
+    except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
+        raise ModelError(f'weights of network "{folder}" cannot be used: {error}') from error
+    return net.eval().requires_grad_(False)
+
+
+def write_glance_net(
+    net: GlanceNet, folder: Path, arguments: Mapping[str, Any], card: Mapping[str, Any]
+) -> Path:
+    """Write weights.safetensors and model.json; each is replaced in one step.
+
+    Args:
+        arguments: those that `net` was built with.
+        card: what else is worth knowing: training data, scores, licence, limits.
+
+    Returns:
+        The folder.
+    """
+    state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+    weights = safetensors.torch.save(state)
+    record = {
+        "format": FORMAT,
+        "name": folder.name,
+        "arguments": dict(arguments),
+        "contrasts": [str(contrast) for contrast in CLASSES],
+        "normaliser": "robust",
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "card": dict(card),
+    }
+    write_whole(folder / WEIGHTS, weights)
+    write_whole(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    return folder
