@@ -80,9 +80,9 @@ def find_lesions(
 def lesion_table(lesions: Sequence[Lesion]) -> str:
     """Tab-separated, a line for each; the header alone where there is none.
 
-    >>> print(lesion_table([Lesion(1, 1.25, (-3.0, 4.5, 60.0), 0.5, 0.25)]), end="")
-    id	volume_ml	x_mm	y_mm	z_mm	peak	mean
-    1	1.2500	-3.0	4.5	60.0	0.5000	0.2500
+    >>> table = lesion_table([Lesion(1, 1.25, (-3.0, 4.5, 60.0), 0.5, 0.25)])
+    >>> [line.split("\\t") for line in table.splitlines()][1]
+    ['1', '1.2500', '-3.0', '4.5', '60.0', '0.5000', '0.2500']
     """
     lines = ["\t".join(COLUMNS)]
     for one in lesions:

@@ -43,7 +43,7 @@ def systems(
         print_json(rows)
         return
     table = Table(
-        "system",
+        Column("system", no_wrap=True),
         "pairing",
         "dims",
         "one-to-many",

@@ -122,7 +122,9 @@ class InvertibleConvolution(Invertible):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        rotation, _ = torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64))
+        # on the processor: where shapes alone are asked for, a factorisation loads the compiler
+        start = torch.randn(channels, channels, dtype=torch.float64, device="cpu")
+        rotation, _ = torch.linalg.qr(start)
         permutation, lower, upper = torch.linalg.lu(rotation)
         diagonal = upper.diagonal()
         self.register_buffer("permutation", permutation.float())
