@@ -81,7 +81,7 @@ def lesion_table(lesions: Sequence[Lesion]) -> str:
     """Tab-separated, a line for each; the header alone where there is none.
 
     >>> table = lesion_table([Lesion(1, 1.25, (-3.0, 4.5, 60.0), 0.5, 0.25)])
-    >>> [line.split("\\t") for line in table.splitlines()][1]
+    >>> table.splitlines()[1].split()
     ['1', '1.2500', '-3.0', '4.5', '60.0', '0.5000', '0.2500']
     """
     lines = ["\t".join(COLUMNS)]
