@@ -20,6 +20,7 @@ from medi2i.evaluation.pointwise import PointwiseMap
 from medi2i.evaluation.scoring import unit_range
 from medi2i.figures import Row, three_planes
 from medi2i.files import atomic_write
+from medi2i.metrics import bounding_box
 from medi2i.volume import Volume
 
 __all__ = ["MOVED", "StructureScores", "draw_displacement", "structure_scores"]
@@ -104,11 +105,7 @@ def structure_scores(
     for name, image in (("source", source), ("translation", synthetic)):
         if np.ptp(image[inside]) == 0:
             raise UsageError(f"the {name} is constant in the brain; there is nothing to compare")
-    box = tuple(
-        slice(max(0, found[0] - 2), found[-1] + 3)
-        for axis in range(3)
-        for found in [np.flatnonzero(inside.any(tuple(a for a in range(3) if a != axis)))]
-    )
+    box = bounding_box(inside, 2)
     cut = (unit_range(source, inside)[box], unit_range(synthetic, inside)[box], inside[box])
     moved = np.zeros((*source.shape, 3), np.float32)
     moved[box] = _displacement(*cut, spacing)

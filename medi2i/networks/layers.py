@@ -23,6 +23,7 @@ __all__ = [
     "halved",
     "max_pool",
     "norm",
+    "normal_sample",
     "pad_to_multiple",
     "tiled",
     "unfold",
@@ -102,6 +103,11 @@ def dropout(dims: int, probability: float) -> nn.Module:
     """Element-wise dropout, as image-to-image networks use it (not channel-wise)."""
     del dims  # element-wise dropout is the same in any number of dimensions
     return nn.Dropout(probability)
+
+
+def normal_sample(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """A sample of a normal distribution, through which gradients pass to its parameters."""
+    return mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
 
 
 class Conditional(nn.Module):

@@ -22,6 +22,7 @@ from medi2i.contrasts import Contrast
 from medi2i.errors import UsageError
 from medi2i.simulate.artefacts import rician
 from medi2i.simulate.fields import bias_field
+from medi2i.simulate.lesions.shapes import linear
 from medi2i.simulate.physics import (
     LABELS,
     Relaxation,
@@ -208,20 +209,8 @@ def smooth_noise(shape: tuple[int, ...], rng: np.random.Generator, scale: float)
     noise: Field = ndimage.gaussian_filter(rng.standard_normal(coarse, np.float32), scale / step)
     noise /= max(float(noise.std()), 1e-6)
     for axis, n in enumerate(shape):
-        noise = _between(noise, np.arange(n) / step, axis)
+        noise = linear(noise, np.arange(n) / step, axis)
     return noise
-
-
-def _between(image: Field, places: NDArray[np.float64], axis: int) -> Field:
-    """The image at places along an axis, linear between its planes."""
-    low = np.clip(places.astype(int), 0, image.shape[axis] - 2)
-    part = (places - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
-    below: Field = np.take(image, low, axis)
-    above: Field = np.take(image, low + 1, axis)
-    above -= below
-    above *= part
-    above += below
-    return above
 
 
 def _eighths(mask: NDArray[np.bool_]) -> Field:
@@ -235,9 +224,9 @@ def _sliced(image: Field, axis: int, thickness: float) -> Field:
     """As slices `thickness` mm thick would have it, interpolated between them."""
     size, width = image.shape[axis], thickness / SPACING
     averaged = ndimage.uniform_filter1d(image, round(width), axis)
-    planes = _between(averaged, np.arange((width - 1) / 2, size - 1, width), axis)
+    planes = linear(averaged, np.arange((width - 1) / 2, size - 1, width), axis)
     at = (np.arange(size) - (width - 1) / 2) / width
-    return _between(planes, np.clip(at, 0, planes.shape[axis] - 1), axis)
+    return linear(planes, np.clip(at, 0, planes.shape[axis] - 1), axis)
 
 
 def _signals(contrast: Contrast, style: Style, rng: np.random.Generator) -> dict[Tissue, float]:

@@ -203,10 +203,6 @@ class AlignFlow(Translator):
         """
         return _through(self.flow_b, self.flow_a, b)
 
-    def centre(self, slab: Tensor) -> Tensor:
-        """(B, C * slices, *spatial) -> (B, C, *spatial): the middle of each contrast's slab."""
-        return slab[:, self.slices // 2 :: self.slices]
-
 
 def _through(here: Flow, there: Flow, image: Tensor) -> Tensor:
     padded, crop = pad_to_multiple(image, here.multiple)

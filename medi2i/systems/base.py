@@ -189,6 +189,10 @@ class Translator(nn.Module, ABC):
     def _passing(self) -> tuple[str, ...]:
         return tuple(f"{n}." for n, m in self.named_modules() if isinstance(m, Memory))
 
+    def centre(self, source: Tensor) -> Tensor:
+        """(B, inputs * slices, *spatial) -> (B, inputs, *spatial): the middle of each slab."""
+        return source[:, self.slices // 2 :: self.slices]
+
     def parameters_of(self, player: str) -> list[nn.Parameter]:
         """The parameters that learn in the turns of `player`."""
         return [

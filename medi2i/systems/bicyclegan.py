@@ -33,15 +33,20 @@ from torch import Tensor, nn
 
 from medi2i.batch import Batch, Pairing
 from medi2i.errors import UsageError
-from medi2i.losses import absolute_error, contest, deceive, kl_from_standard_normal
+from medi2i.losses import absolute_error, kl_from_standard_normal
+from medi2i.losses.adversarial import Game
+from medi2i.losses.multiscale import contested, deceived
 from medi2i.networks.bicyclegan import BicycleDiscriminator, BicycleGenerator, CodeEncoder
-from medi2i.networks.layers import Norm, pad_to_multiple, tiled
-from medi2i.systems.base import Paper, Translator, Turn, frozen, one_hot
+from medi2i.networks.layers import Norm, normal_sample
+from medi2i.systems.base import Paper, Turn, frozen
+from medi2i.systems.coded import CodedTranslator
 
 __all__ = ["BicycleGAN"]
 
+GAME: Game = "least-squares"
 
-class BicycleGAN(Translator):
+
+class BicycleGAN(CodedTranslator):
     """One-to-many translation of paired scans, with a code that is inferred and recovered.
 
     Args:
@@ -69,7 +74,6 @@ class BicycleGAN(Translator):
         "discriminator": ("discriminator",),
         "discriminator_random": ("discriminator_random",),
     }
-    one_to_many = True
 
     def __init__(
         self,
@@ -144,19 +148,21 @@ class BicycleGAN(Translator):
     def play(self, batch: Batch) -> Iterator[Turn]:
         """Generator and encoder move first, then each discriminator, on the images of before."""
         half = max(1, len(batch) // 2)
-        source, context = self.dressed(batch.source, batch.target_contrast)
+        source, planes = self.dressed(batch.source, batch.target_contrast)
+        context = source if self.conditional else planes
         others = slice(half, None) if len(batch) > half else slice(None)
         others_real, others_context = batch.target[others], context[others]
         source, context, real = source[:half], context[:half], batch.target[:half]
 
         mean, log_variance = self.encoder(real)
-        encoded = drawn(mean, log_variance)
+        encoded = normal_sample(mean, log_variance)
         random = torch.randn_like(mean)
         fake_encoded = self.generated(source, encoded)
         fake_random = self.generated(source, random)
         with frozen(self.discriminator, self.discriminator_random):
-            gan = deceived(self.judged(self.discriminator, context, fake_encoded))
-            gan_random = deceived(self.judged(self.discriminator_random, context, fake_random))
+            judged = self.judged(self.discriminator, context, fake_encoded)
+            judged_random = self.judged(self.discriminator_random, context, fake_random)
+        gan, gan_random = deceived(judged, GAME), deceived(judged_random, GAME)
         with frozen(self.encoder):
             recovered, _ = self.encoder(fake_random)  # the mean: steadier than a sample
         weight = None if batch.weight is None else batch.weight[:half]
@@ -173,6 +179,7 @@ class BicycleGAN(Translator):
             contest=contested(
                 self.judged(self.discriminator, context, real),
                 self.judged(self.discriminator, context, fake_encoded.detach()),
+                GAME,
             ),
         )
         yield Turn(
@@ -180,54 +187,11 @@ class BicycleGAN(Translator):
             contest=contested(
                 self.judged(self.discriminator_random, others_context, others_real),
                 self.judged(self.discriminator_random, context, fake_random.detach()),
+                GAME,
             ),
         )
-
-    def translate(self, source: Tensor, *, target: Tensor | None = None) -> Tensor:
-        """The image of the code of zeros, which is the mean of the codes."""
-        return self.sample(source, source.new_zeros(len(source), self.code_size), target=target)
-
-    def sample(self, source: Tensor, code: Tensor, *, target: Tensor | None = None) -> Tensor:
-        """The image of a code; see :meth:`Translator.sample`."""
-        dressed, _ = self.dressed(source, target)
-        return self.generated(dressed, code)
-
-    def code_of(self, image: Tensor) -> Tensor:
-        """(B, outputs, *spatial) -> (B, code): the mean code of a target image, to imitate it."""
-        mean: Tensor
-        mean, _ = self.encoder(image)
-        return mean
-
-    def dressed(self, source: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What the generator sees, and what the discriminators see beside a candidate."""
-        condition = one_hot(target, self.conditions, source)
-        planes = source[:, :0] if condition is None else tiled(condition, source)
-        both = torch.cat([source, planes], dim=1)
-        return both, both if self.conditional else planes
-
-    def generated(self, dressed: Tensor, code: Tensor) -> Tensor:
-        """The generator's image for a dressed source of any size."""
-        padded, crop = pad_to_multiple(dressed, self.generator.multiple)
-        fake: Tensor = self.generator(padded, code)
-        return fake[crop]
 
     def judged(self, judge: nn.Module, context: Tensor, candidate: Tensor) -> list[Tensor]:
         """A discriminator's logits for a candidate, per scale."""
         logits: list[Tensor] = judge(torch.cat([context, candidate], dim=1))
         return logits
-
-
-def drawn(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """A code from the encoder's distribution, through which gradients pass."""
-    return mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-
-
-def deceived(fake: list[Tensor]) -> Tensor:
-    """Least squares, summed over the scales."""
-    return torch.stack([deceive(logits, "least-squares") for logits in fake]).sum()
-
-
-def contested(real: list[Tensor], fake: list[Tensor]) -> Tensor:
-    """Least squares without the usual half, summed over the scales."""
-    scales = [2 * contest(r, f, "least-squares") for r, f in zip(real, fake, strict=True)]
-    return torch.stack(scales).sum()

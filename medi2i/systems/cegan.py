@@ -33,16 +33,17 @@ from medi2i.errors import UsageError
 from medi2i.losses import absolute_error, contest, deceive, kl_from_standard_normal
 from medi2i.networks.bicyclegan import BicycleGenerator, initialise_xavier
 from medi2i.networks.cegan import EmbeddingEncoder, latent_critic
-from medi2i.networks.layers import pad_to_multiple, tiled
+from medi2i.networks.layers import normal_sample
 from medi2i.networks.pix2pix import PatchDiscriminator
-from medi2i.systems.base import Paper, Translator, Turn, frozen, one_hot
+from medi2i.systems.base import Paper, Turn, frozen
+from medi2i.systems.coded import CodedTranslator
 
 __all__ = ["CEGAN"]
 
 GAME: Literal["least-squares"] = "least-squares"
 
 
-class CEGAN(Translator):
+class CEGAN(CodedTranslator):
     """One-to-many translation of paired scans, judged by what an encoder makes of the images.
 
     Args:
@@ -71,7 +72,6 @@ class CEGAN(Translator):
         "critic": ("critic",),
         "discriminator": ("discriminator",),
     }
-    one_to_many = True
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class CEGAN(Translator):
         real, warm = batch.target, int(self.rounds) >= self.warmup
         embedding = self.encoder.pooled(real)
         mean, log_variance = self.encoder.mean(embedding), self.encoder.log_variance(embedding)
-        code = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        code = normal_sample(mean, log_variance)
 
         # the generator starts from a copy of the code, so that what it alone is to learn stays
         # with it; what the encoder is to learn reaches it through the slope at that copy
@@ -208,33 +208,6 @@ class CEGAN(Translator):
             seen = [torch.cat([planes, x.detach()], dim=1) for x in (real, encoded, imagined)]
             verdicts = [self.discriminator(x) for x in seen]
             yield Turn("discriminator", contest=contested(verdicts))
-
-    def translate(self, source: Tensor, *, target: Tensor | None = None) -> Tensor:
-        """The image of the code of zeros, which is the mean of the codes."""
-        return self.sample(source, source.new_zeros(len(source), self.code_size), target=target)
-
-    def sample(self, source: Tensor, code: Tensor, *, target: Tensor | None = None) -> Tensor:
-        """The image of a code; see :meth:`Translator.sample`."""
-        dressed, _ = self.dressed(source, target)
-        return self.generated(dressed, code)
-
-    def code_of(self, image: Tensor) -> Tensor:
-        """(B, outputs, *spatial) -> (B, code): the mean code of a target image, to imitate it."""
-        mean: Tensor
-        mean, _ = self.encoder(image)
-        return mean
-
-    def dressed(self, source: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The source with one constant plane per contrast on demand, and these planes alone."""
-        condition = one_hot(target, self.conditions, source)
-        planes = source[:, :0] if condition is None else tiled(condition, source)
-        return torch.cat([source, planes], dim=1), planes
-
-    def generated(self, dressed: Tensor, code: Tensor) -> Tensor:
-        """The generator's image for a dressed source of any size."""
-        padded, crop = pad_to_multiple(dressed, self.generator.multiple)
-        fake: Tensor = self.generator(padded, code)
-        return fake[crop]
 
     def view(self, embedding: Tensor) -> Tensor:
         """What the latent critic sees of an embedded image."""

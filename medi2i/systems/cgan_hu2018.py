@@ -236,7 +236,7 @@ class CGANHu2018(Translator):
         if self.condition == "none":
             return source[:, :0]
         if self.condition == "centre":
-            source = source[:, self.slices // 2 :: self.slices]
+            source = self.centre(source)
         return source if condition is None else torch.cat([source, tiled(condition, source)], dim=1)
 
     def judged(self, context: Tensor, candidate: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ def sides(system: Translator, batch: Batch) -> Sides:
     return Sides(
         a=batch.source,
         b=slab(batch.target, system.slices) if batch.target_slab is None else batch.target_slab,
-        image_a=_centre(system, batch.source),
+        image_a=system.centre(batch.source),
         image_b=batch.target,
         weight_a=weight_a,
         weight_b=weight_b,
@@ -153,7 +153,7 @@ def crossing(system: Translator, batch: Batch) -> Crossing:
     Raises:
         UsageError: the batch does not say which domains its sources are of.
     """
-    image = _centre(system, batch.source)
+    image = system.centre(batch.source)
     if system.conditions:
         return _on_demand(system, batch, image)
     count = len(image)
@@ -169,11 +169,6 @@ def crossing(system: Translator, batch: Batch) -> Crossing:
         other=torch.cat([batch.target.roll(1, 0), image.roll(1, 0)]),
         weight=None if there is None or here is None else torch.cat([here, there]),
     )
-
-
-def _centre(system: Translator, source: Tensor) -> Tensor:
-    """(B, C * k, *spatial) -> (B, C, *spatial): the middle of each contrast's slab."""
-    return source[:, system.slices // 2 :: system.slices]
 
 
 def _on_demand(system: Translator, batch: Batch, image: Tensor) -> Crossing:

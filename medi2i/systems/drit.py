@@ -48,7 +48,7 @@ from medi2i.networks.drit import (
     initialise_weights,
     leaky_content_encoder,
 )
-from medi2i.networks.layers import pad_to_multiple
+from medi2i.networks.layers import normal_sample, pad_to_multiple
 from medi2i.networks.munit import MultiScaleDiscriminator, Residual, cropped
 from medi2i.networks.resnet import Edge
 from medi2i.systems.base import Paper, Translator, Turn, frozen
@@ -286,7 +286,7 @@ class DRIT(Translator):
             point = encoder(image)
             return point, point, point.square().mean()
         mean, log_variance = encoder(image)
-        draw = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        draw = normal_sample(mean, log_variance)
         return draw, mean, kl_from_standard_normal(mean, log_variance)
 
     def drawn(self, domain: str, content: Tensor, code: Tensor, like: Tensor) -> Tensor:

@@ -195,7 +195,7 @@ class FixedPointGAN(Translator):
         padded, crop = pad_to_multiple(source, self.generator.multiple)
         label = functional.one_hot(domain, self.domains).to(source.dtype)
         change = self.generator(padded, label)[crop]
-        return self.changed(source[:, self.slices // 2 :: self.slices], change)
+        return self.changed(self.centre(source), change)
 
     def changed(self, image: Tensor, change: Tensor) -> Tensor:
         """An image and a change of it: the head."""

@@ -201,7 +201,3 @@ class Pix2pixFlow(Translator):
         others = [n for n in range(self.channels) if n % self.slices != middle]
         features: list[Tensor] = self.neighbours(source[:, others])
         return features
-
-    def centre(self, source: Tensor) -> Tensor:
-        """(B, C * slices, *spatial) -> (B, C, *spatial): the middle of each contrast's slab."""
-        return source[:, self.slices // 2 :: self.slices]

@@ -205,10 +205,6 @@ class RevGAN(Translator):
         logits: Tensor = self.judge_b(torch.cat([a, b], dim=1) if self.paired else b)
         return logits
 
-    def centre(self, a: Tensor) -> Tensor:
-        """(B, inputs * slices, *spatial) -> (B, inputs, *spatial): the middle of each slab."""
-        return a[:, self.slices // 2 :: self.slices]
-
     def _through(self, network: nn.Module, x: Tensor) -> Tensor:
         """Apply an encoder or decoder; remember what is inside, or not."""
         if self.frugal and torch.is_grad_enabled():

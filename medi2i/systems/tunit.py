@@ -288,7 +288,7 @@ class TUNIT(Translator):
             raise UsageError("on demand a batch must name its contrasts; this one does not")
         one, other = weights_of(batch)
         weight = None if one is None or other is None else torch.cat([one, other])
-        return Pile(source, source[:, self.slices // 2 :: self.slices], contrast, weight)
+        return Pile(source, self.centre(source), contrast, weight)
 
     @torch.no_grad()
     def remember(self, pile: Pile) -> None:
