@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Pairing"]
+__all__ = ["Batch", "Neighbour", "Pairing"]
 
 
 class Pairing(Enum):
@@ -19,6 +19,29 @@ class Pairing(Enum):
     """Same person, same voxel."""
     UNPAIRED = "unpaired"
     """Two draws that have nothing to do with each other: two persons, two places."""
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """The next slice up in the same volume, and where the anatomy of this one lies in it.
+
+    Attributes:
+        slab: (B, C * k, X, Y): the slab one slice further up, laid out as the slab itself.
+        field: (B, 2, X, Y): displacement in voxels with warp(this slice, field) ~ next slice, by
+            the convention of `networks.deformation`.
+        inside: (B, 1, X, Y): 1 where both slices show tissue and the field is known, else 0; 0
+            everywhere for the last slice of a volume, which has no next one.
+    """
+
+    slab: Tensor
+    field: Tensor
+    inside: Tensor
+
+    def to(self, device: torch.device | str) -> Neighbour:
+        """The same with every tensor on `device`."""
+        return Neighbour(
+            *(t.to(device, non_blocking=True) for t in (self.slab, self.field, self.inside))
+        )
 
 
 @dataclass(frozen=True)
@@ -38,6 +61,8 @@ class Batch:
         target_weight: as `weight`, where the target is another person; None where it is the same.
         target_slab: (B, M * k, *spatial): the target with its neighbouring slices, for systems
             that go both ways; None where only the centre slice was drawn.
+        neighbour: of the source's centre slice; None unless something asks for it.
+        target_neighbour: of the target's, where that is another person.
         subjects: who is in the batch, for messages.
     """
 
@@ -50,14 +75,18 @@ class Batch:
     known: Tensor | None = None
     target_weight: Tensor | None = None
     target_slab: Tensor | None = None
+    neighbour: Neighbour | None = None
+    target_neighbour: Neighbour | None = None
     subjects: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with every tensor on `device`."""
         moved: dict[str, Any] = {
-            field.name: value.to(device, non_blocking=True)
+            field.name: value.to(device)
+            if isinstance(value, Neighbour)
+            else value.to(device, non_blocking=True)
             for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
+            if isinstance(value := getattr(self, field.name), Tensor | Neighbour)
         }
         return replace(self, **moved)
 

@@ -38,6 +38,7 @@ __all__ = [
     "OutputError",
     "TrainingError",
     "UsageError",
+    "out_of_memory",
 ]
 
 
@@ -101,3 +102,10 @@ class ModelError(Medi2iError, ValueError):
 
 class TrainingError(Medi2iError, RuntimeError):
     """A training run that cannot go on."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the system or a GPU had no memory left; torch says so in a RuntimeError."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("out of memory", "not enough memory", "can't allocate")
+    )

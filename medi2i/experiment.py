@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +25,13 @@ from medi2i.files import atomic_write, write_whole
 from medi2i.inference.translate import choose_device, run_model
 from medi2i.model import Model, build_system, write_model
 from medi2i.systems import Translator
+from medi2i.systems.guidance import Guidance, Guide
 from medi2i.task import Task, View
 from medi2i.training.distributed import joined
 from medi2i.training.trainer import Plan, Progress, Trainer
 from medi2i.volume import Volume
 
-__all__ = ["Config", "Data", "Validation", "read_config", "run_experiment"]
+__all__ = ["Config", "Data", "Validation", "begun_alike", "read_config", "run_experiment"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,12 @@ class Validation:
 
 @dataclass(frozen=True)
 class Config:
-    """One run, as its YAML file says it."""
+    """One run, as its YAML file says it.
+
+    Attributes:
+        guidance: holds neighbouring slices together; without it, no system is guided that does
+            not do so by itself.
+    """
 
     system: str
     task: Task
@@ -58,6 +65,7 @@ class Config:
     data: Data = field(default_factory=Data)
     training: Plan = field(default_factory=Plan)
     validation: Validation = field(default_factory=Validation)
+    guidance: Guidance = field(default_factory=lambda: Guidance(weight=0.0))
     name: str = ""
     card: Mapping[str, Any] = field(default_factory=dict)
 
@@ -126,8 +134,18 @@ def run_experiment(
     view = config.view
     torch.manual_seed(plan.seed)
     system = build_system(config.system, config.arguments, config.task, view)
+    guide, motion = None, system.motion
+    if config.guidance.weight:
+        guide = Guide(system, config.guidance, plan.rounds)
+        motion = config.guidance.method
     supply = config.data.windows(
-        _training_split(cohort), config.task, view, system.pairing, seed=plan.seed, cache=cache
+        _training_split(cohort),
+        config.task,
+        view,
+        system.pairing,
+        seed=plan.seed,
+        cache=cache,
+        motion=motion,
     )
     facts: dict[str, Any] = {"subjects": [subject.name for subject in supply.subjects]}
     if config.task.domains:
@@ -183,6 +201,7 @@ def run_experiment(
             keep=keep,
             better=config.validation.better,
             watch=watch if ranks.leads else None,
+            play=guide.play if guide is not None else None,
         )
         return trainer.run()
 
@@ -271,6 +290,28 @@ def remember(config: Config, folder: Path) -> None:
     write_whole(path, text)
 
 
+def begun_alike(
+    path: Path, settings: Mapping[str, Any], *, later: Mapping[str, Any] | None = None
+) -> None:
+    """Write down what makes runs comparable; refuse to go on with anything else.
+
+    Args:
+        path: of the JSON file; made the first time.
+        settings: by name, compared as text.
+        later: what files from before mean that do not say it.
+
+    Raises:
+        ConfigError: the file is there and says otherwise.
+    """
+    mine = {name: str(value) for name, value in settings.items()}
+    there = {name: str(value) for name, value in (later or {}).items()}
+    there = there | json.loads(path.read_text(encoding="utf-8")) if path.is_file() else mine
+    if there != mine:
+        unlike = ", ".join(f"{k} was {there.get(k)}" for k in mine if there.get(k) != mine[k])
+        raise ConfigError(f'"{path.parent}" was begun otherwise ({unlike}); choose another folder')
+    write_whole(path, json.dumps(mine, indent=2) + "\n")
+
+
 def _training_split(cohort: Cohort) -> Cohort:
     """Everybody where nobody is in a split."""
     return cohort if all(subject.split is None for subject in cohort) else cohort.split("train")
@@ -278,6 +319,10 @@ def _training_split(cohort: Cohort) -> Cohort:
 
 def _unscored(cohort: Cohort, task: Task) -> str:
     """Why nothing can be scored."""
+    if len(task.domains) == 1:
+        return (
+            f"{task}: images come back as they are; nothing is scored, and best/ will be the last"
+        )
     if task.domains:
         return (
             f"nobody has an acquired image of two of {', '.join(task.domains)}: nothing is scored "

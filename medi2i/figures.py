@@ -6,6 +6,9 @@ coronal slices; the front is on the left of sagittal slices.
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from medi2i.errors import DimensionError, UsageError
 
-__all__ = ["Row", "sheet", "three_planes"]
+__all__ = ["Row", "page_html", "sheet", "three_planes"]
 
 _PLANES = ("axial", "coronal", "sagittal")
 _EDGES = (("R", "L", "A", "P"), ("R", "L", "S", "I"), ("A", "P", "S", "I"))  # left right top bottom
@@ -63,6 +66,18 @@ class Row:
         above = values[values > low]  # without the air, which may be most of the volume
         high = float(np.percentile(above, 99.5)) if above.size else low + 1.0
         return low, high
+
+
+def page_html(page: Image.Image, title: str) -> str:
+    """A picture as an element of HTML that needs no other file.
+
+    >>> page_html(Image.new("L", (1, 1)), "<a>")[:33]
+    '<img alt="&lt;a&gt;" src="data:im'
+    """
+    stream = io.BytesIO()
+    page.save(stream, format="PNG")
+    data = base64.b64encode(stream.getvalue()).decode("ascii")
+    return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
 
 
 def _slices(voxels: NDArray[np.float32], at: tuple[int, int, int]) -> list[NDArray[np.float32]]:

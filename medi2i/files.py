@@ -20,6 +20,7 @@ __all__ = [
     "GZIP_ERRORS",
     "atomic_write",
     "check_writable",
+    "clear_staging",
     "gunzip",
     "gzipped",
     "staging",
@@ -157,10 +158,12 @@ def staging(folder: Path, names: Sequence[str], *, overwrite: bool = True) -> It
     stage: Path | None = None
     try:
         _make_folder(folder, made)
-        stage = Path(tempfile.mkdtemp(prefix=".medi2i-", dir=folder))
+        stage = Path(tempfile.mkdtemp(prefix=_stage_of(names[-1]), dir=folder))
         yield stage
         for name in names:
             _check_target(folder / name, overwrite)
+        if overwrite:  # where the last one is, all are of one making, even if this is killed now
+            (folder / names[-1]).unlink(missing_ok=True)
         for name in names:
             (stage / name).replace(folder / name)
         shutil.rmtree(stage, ignore_errors=True)
@@ -178,6 +181,22 @@ def staging(folder: Path, names: Sequence[str], *, overwrite: bool = True) -> It
             ) from error
         raise
     _sync_folder(folder)
+
+
+def clear_staging(path: Path) -> None:
+    """Remove what a killed process left of :func:`staging` whose last name was `path`.
+
+    Only for who knows that no other process works on `path`.
+    """
+    if path.parent.is_dir():
+        for left in path.parent.iterdir():
+            if left.name.startswith(_stage_of(path.name)):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _stage_of(name: str) -> str:
+    """How the hidden folder begins in which a file is made."""
+    return f".medi2i-{name}-"
 
 
 @contextlib.contextmanager

@@ -110,7 +110,15 @@ def build_system(name: str, arguments: Mapping[str, Any], task: Task, view: View
             f'system "{name}" has one list of domains, but {task} was given: name the same '
             "contrasts as sources and as targets, in the same order"
         )
-    if task.domains and not kind.one_list:
+    if kind.reconstructs != (len(task.domains) == 1):
+        raise ConfigError(
+            f'system "{name}" learns one domain and gives images back as they would be there, but '
+            f"{task} was given: name one contrast as source and as target, and one domain"
+            if kind.reconstructs
+            else f'{task} has one domain, and system "{name}" goes from one to another: name at '
+            "least two, or take denoising_autoencoder or vae"
+        )
+    if task.domains and not (kind.one_list or kind.reconstructs):
         raise ConfigError(
             f'system "{name}" knows contrasts, but {task} was given: domains need a system that '
             "learns one list of them, such as fixed_point_gan or stargan"

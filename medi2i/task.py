@@ -21,7 +21,8 @@ class Task:
         targets: stacked as output channels; or, on demand, whichever is asked for.
         on_demand: one network serves every pair of a source and another target.
         domains: kinds of images of the very same contrasts, of which each can be asked to look
-            like any, such as ("healthy", "diseased"); the targets are then the sources.
+            like any, such as ("healthy", "diseased"); the targets are then the sources. A single
+            one, ("healthy",): what is learned is that kind alone, and to give its images back.
 
     >>> Task((Contrast.T1W, Contrast.FLAIR), (Contrast.T2W,)).pairs()
     [((<Contrast.T1W: 'T1w'>, <Contrast.FLAIR: 'FLAIR'>), (<Contrast.T2W: 'T2w'>,))]
@@ -75,8 +76,8 @@ class Task:
 
     def _check_domains(self) -> None:
         names = ", ".join(self.domains)
-        if len(self.domains) < 2 or len(set(self.domains)) != len(self.domains):
-            raise UsageError(f"domains are {names}; at least two, none twice, were expected")
+        if len(set(self.domains)) != len(self.domains):
+            raise UsageError(f"domains are {names}; none twice was expected")
         if self.on_demand or self.sources != self.targets:
             raise UsageError(
                 f"the domains {names} are kinds of images of the same contrasts: give the sources "

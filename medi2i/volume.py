@@ -11,13 +11,13 @@ import os
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from medi2i import geometry, nifti
+from medi2i import conversions, geometry, nifti
 from medi2i.errors import (
     DimensionError,
     FormatError,
@@ -27,11 +27,14 @@ from medi2i.errors import (
     MissingFileError,
     UsageError,
 )
+from medi2i.figures import Row, page_html, three_planes
 from medi2i.files import GZIP_ERRORS, atomic_write, gunzip, gzipped
 from medi2i.nifti import Header
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+    import torchio
+    from monai.data.meta_tensor import MetaTensor
 
 __all__ = ["Volume", "load_volume", "save_volume"]
 
@@ -86,6 +89,34 @@ class Volume:
         header.set_xyzt_units("mm")
         return cls(array, matrix, header, name)
 
+    @classmethod
+    def from_image(cls, image: Any, name: str = "") -> Volume:
+        """A volume from an image of nibabel, SimpleITK or torchio or a MetaTensor of MONAI.
+
+        Raises:
+            FormatError: it is none of these. DimensionError, IntensityError, GeometryError: as
+            in :meth:`of`.
+        """
+        voxels, affine, header = conversions.taken(image)
+        made = cls.of(voxels, affine, name)
+        return made if header is None else cls(made.voxels, made.affine, header.copy(), name)
+
+    def to_nibabel(self) -> nib.Nifti1Image:
+        """As an image of nibabel, with the codes and units of the header."""
+        return conversions.as_nibabel(self.voxels, self.affine, self.header)
+
+    def to_simpleitk(self) -> sitk.Image:
+        """As an image of SimpleITK, in LPS millimetres."""
+        return conversions.as_simpleitk(self.voxels, self.affine)
+
+    def to_torchio(self) -> torchio.ScalarImage:
+        """As a ScalarImage of torchio."""
+        return conversions.as_torchio(self.voxels, self.affine)
+
+    def to_monai(self) -> MetaTensor:
+        """As a MetaTensor of MONAI, (1, X, Y, Z)."""
+        return conversions.as_metatensor(self.voxels, self.affine)
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels along each axis."""
@@ -104,6 +135,11 @@ class Volume:
         axes = "".join(map(str, nib.aff2axcodes(self.affine)))
         name = f', "{self.name}"' if self.name else ""
         return f"Volume({shape} voxels of {spacing} mm, {axes}{name})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: three planes."""
+        shown = self.canonical()
+        return page_html(three_planes([Row(repr(self), shown.voxels, shown.spacing)]), repr(self))
 
     def like(self, voxels: ArrayLike, *, name: str | None = None) -> Volume:
         """Other voxels on this grid.

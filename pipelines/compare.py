@@ -27,8 +27,10 @@ from medi2i.batch import Pairing
 from medi2i.config import read_yaml
 from medi2i.contrasts import Contrast
 from medi2i.data.cohort import Cohort, find_cohort
+from medi2i.data.motion import slice_fields
+from medi2i.data.neighbours import GAP
 from medi2i.data.registration import load_together
-from medi2i.errors import IntensityError, Medi2iError, UsageError
+from medi2i.errors import ConfigError, IntensityError, Medi2iError, UsageError
 from medi2i.evaluation import (
     Case,
     Overview,
@@ -37,20 +39,24 @@ from medi2i.evaluation import (
     compare,
     expert_mask,
     lesion_scores,
+    motion_residual,
     through_plane_ratio,
 )
 from medi2i.evaluation.evaluate import on_one_grid
 from medi2i.evaluation.scoring import unit_range
+from medi2i.experiment import begun_alike
 from medi2i.figures import sheet
 from medi2i.files import atomic_write, write_whole
 from medi2i.systems import SYSTEMS
 from medi2i.volume import Volume
 
 HERE = Path(__file__).resolve().parent
-METRICS = ("psnr", "ssim", "mae", "lesion MAE", "through-plane")
+METRICS = ("psnr", "ssim", "mae", "lesion MAE", "through-plane", "motion residual")
 COSTS = ("pairing", "parameters", "rounds", "minutes", "s / round", "peak MiB", "s / volume")
 SHARED = ("source", "target", "budget", "size", "spacing", "seed", "device", "threads")
 """What all systems are told alike."""
+LATER = {"misalignment": "0.0"}
+"""What all are told too, and what folders from before mean that do not say it."""
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -83,7 +89,7 @@ def read_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="BIDS folder with the splits train and val")
     parser.add_argument("--anatomy", type=Path, help="label maps for the simulated cohort")
     groups = [pairing.value for pairing in Pairing]
-    known = [*groups, *SYSTEMS]
+    known = [*groups, *(name for name, system in SYSTEMS.items() if not system.reconstructs)]
     parser.add_argument("--systems", nargs="+", default=groups, choices=known, metavar="NAME")
     parser.add_argument("--from", dest="source", type=Contrast.parse, default=Contrast.T1W)
     parser.add_argument("--to", dest="target", type=Contrast.parse, default=Contrast.T2W)
@@ -95,6 +101,7 @@ def read_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--spacing", type=float, help="mm of the networks: 2; 1 with --data or full"
     )
+    parser.add_argument("--misalignment", type=float, default=0.0, help="level, of all pairs")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1, help="of each; their time adds up")
@@ -116,20 +123,22 @@ def read_arguments(words: Sequence[str] | None) -> argparse.Namespace:
         parser.error(
             f'compare.yaml has no "small" for {", ".join(wide)}: add it, or leave them out'
         )
-    mine = {
-        key: str(vars(chosen)[key]) for key in (*SHARED, "data", "anatomy", "minutes", "rounds")
-    }
-    path = chosen.out / "settings.json"
-    if path.is_file() and (there := json.loads(path.read_text(encoding="utf-8"))) != mine:
-        unlike = ", ".join(f"{k} was {there.get(k)}" for k in mine if there.get(k) != mine[k])
-        parser.error(f'"{chosen.out}" was begun otherwise ({unlike}); choose another folder')
-    write_whole(path, json.dumps(mine, indent=2) + "\n")
+    names = (*SHARED, *LATER, "data", "anatomy", "minutes", "rounds")
+    mine = {key: vars(chosen)[key] for key in names}
+    try:
+        begun_alike(chosen.out / "settings.json", mine, later=LATER)
+    except ConfigError as error:
+        parser.error(str(error))
     return chosen
 
 
 def of_pairing(pairing: str, wanted: Sequence[str]) -> set[str]:
-    """The wanted systems of one kind; the kind itself stands for all of them."""
-    own = {name for name, system in SYSTEMS.items() if system.pairing.value == pairing}
+    """The wanted systems of one kind; the kind itself stands for all that translate."""
+    own = {
+        name
+        for name, system in SYSTEMS.items()
+        if system.pairing.value == pairing and not system.reconstructs
+    }
     return own if pairing in wanted else own & set(wanted)
 
 
@@ -155,7 +164,7 @@ def train(system: str, chosen: argparse.Namespace) -> None:
     """Run compare_one.py; when it fails, it has said why, and the others go on."""
     command = [sys.executable, str(HERE / "compare_one.py"), system, str(chosen.out / system)]
     limit = "minutes" if chosen.rounds is None else "rounds"
-    for key in ("data", *SHARED, limit):
+    for key in ("data", *SHARED, *LATER, limit):
         option = {"source": "from", "target": "to"}.get(key, key)
         command += [f"--{option}", str(vars(chosen)[key])]
     command += ["--cache", str(chosen.out / "decoded")]
@@ -174,6 +183,7 @@ def report(systems: Sequence[str], chosen: argparse.Namespace) -> str:
     floor = sum(maps[1:], start=maps[0])
     cases: dict[str, Case] = {}
     lesions: dict[str, Mask] = {}
+    motion: dict[str, Array | None] = {}
     for subject in cohort(chosen, "val"):
         source, target = load_together(subject, both).values()
         file = f"{subject.name}_{chosen.target}.nii.gz"
@@ -186,7 +196,16 @@ def report(systems: Sequence[str], chosen: argparse.Namespace) -> str:
         case: Case, predicted: Array, target: Volume, source: Volume | None
     ) -> dict[str, float]:
         brain = (target if source is None else source).voxels > 0
-        return beyond_similarity(predicted, target, brain, lesions[case.name])
+        scores = beyond_similarity(predicted, target, brain, lesions[case.name])
+        moving = target if source is None else source
+        if case.name not in motion:
+            motion[case.name] = None
+            if moving.spacing[2] <= GAP:
+                motion[case.name] = slice_fields(unit_range(moving.voxels, brain), brain)
+        fields = motion[case.name]
+        if fields is not None and "through-plane" in scores:
+            scores["motion residual"] = motion_residual(unit_range(predicted, brain), fields, brain)
+        return scores
 
     table = compare(cases.values(), maps={task: floor}, further=further, seed=chosen.seed)
     costs = {}
@@ -206,7 +225,9 @@ def report(systems: Sequence[str], chosen: argparse.Namespace) -> str:
 READING = (
     "lesion MAE: inside the expert's mask, on the scale of MAE. through-plane: mean absolute "
     "difference between neighbouring slices, each scan on its own range; 1 is like the acquired "
-    "scan. Seconds and minutes are of processor time, of all threads together, or of the clock on "
+    "scan. motion residual: what is left of that difference, each scan on its own range, when the "
+    "source's motion from slice to slice is followed; no slices more than 3 mm apart. Blur lowers "
+    "both. Seconds and minutes are of processor time, of all threads together, or of the clock on "
     "a GPU; memory is what training needs beyond the libraries.\n"
 )
 

@@ -7,7 +7,8 @@ recipe is configs/<system>.yaml, but for what compare.yaml says and for the fram
 share: windows, augmentation, seed, contrasts, budget. --minutes are of processor time, or of the
 clock on a GPU: some rounds are timed first, and the schedule of the learning rate fits the rounds
 that follow from it. OUT receives the run, translated/ and, last of all, result.json. What was
-stopped goes on.
+stopped goes on. With --domains it learns to tell slices of the source alone by experts' masks, and
+nothing is translated; see anomaly.py.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from medi2i.model import read_model
 from medi2i.systems import SYSTEMS
 from medi2i.task import Task
 from medi2i.training.budget import Meter
-from medi2i.training.trainer import Progress
+from medi2i.training.trainer import Optimiser, Progress
 from medi2i.volume import save_volume
 
 HERE = Path(__file__).resolve().parent
@@ -59,19 +60,22 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--cache", type=Path, help="folder that keeps decoded scans")
     parser.add_argument("--from", dest="source", type=Contrast.parse, default=Contrast.T1W)
     parser.add_argument("--to", dest="target", type=Contrast.parse, default=Contrast.T2W)
+    parser.add_argument("--domains", nargs="+", metavar="NAME", help="such as healthy diseased")
     limit = parser.add_mutually_exclusive_group(required=True)
     limit.add_argument("--minutes", type=float, help="of training")
     limit.add_argument("--rounds", type=int, help="of training")
     parser.add_argument("--budget", choices=["small", "full"], default="small")
     parser.add_argument("--size", type=int, default=64, help="of windows")
     parser.add_argument("--spacing", type=float, default=2.0, help="mm at which the network works")
+    parser.add_argument("--faster", type=float, default=1.0, help="times the rate of learning")
+    parser.add_argument("--misalignment", type=float, default=0.0, help="level; pairs alone")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args(words)
     try:
         measured = train(chosen)
-        measured |= translate(chosen)
+        measured |= described(chosen) if chosen.domains else translate(chosen)
     except Medi2iError as error:
         sys.exit(str(error))
     write_whole(chosen.out / "result.json", json.dumps(measured, indent=2) + "\n")
@@ -82,6 +86,10 @@ def configured(system: str, chosen: argparse.Namespace, rounds: int) -> Config:
     recipe = HERE.parent / "configs" / f"{system}.yaml"
     config = read_config(recipe, rounds=rounds, seed=chosen.seed)
     changes, plan = read_yaml(HERE / "compare.yaml").get(system, {}), config.training
+
+    def faster(optimiser: Optimiser) -> Optimiser:
+        return dataclasses.replace(optimiser, lr=optimiser.lr * chosen.faster)
+
     words = {"side": chosen.size, "halvings": chosen.size.bit_length() - 1, "rounds": rounds}
     arguments = dict(config.arguments)
     if chosen.budget == "small":
@@ -89,17 +97,30 @@ def configured(system: str, chosen: argparse.Namespace, rounds: int) -> Config:
     for name, value in changes.get("frame", {}).items():
         word, _, divisor = value.partition(" / ")
         arguments[name] = round(words[word] / int(divisor or 1))
-    task = Task((chosen.source,), (chosen.target,))
-    if config.task.on_demand:  # systems of domains learn both directions
+    if chosen.domains:  # who reconstructs knows the first one alone
+        arguments |= changes.get("domains", {})
+        count = 1 if SYSTEMS[system].reconstructs else len(chosen.domains)
+        task = Task(*2 * ((chosen.source,),), domains=tuple(chosen.domains[:count]))
+    elif config.task.on_demand:  # systems of domains learn both directions
         task = Task(*2 * ((chosen.source, chosen.target),), on_demand=True)
+    else:
+        task = Task((chosen.source,), (chosen.target,))
     return dataclasses.replace(
         config,
         task=task,
         arguments=arguments,
         view=dataclasses.replace(config.view, spacing=chosen.spacing),
-        data=dataclasses.replace(config.data, size=chosen.size, augmentation=LOOKS, emphasis={}),
+        data=dataclasses.replace(
+            config.data,
+            size=chosen.size,
+            augmentation=LOOKS,
+            emphasis={},
+            misalignment=chosen.misalignment,
+        ),
         training=dataclasses.replace(
             plan,
+            optimiser=faster(plan.optimiser),
+            players={name: faster(own) for name, own in plan.players.items()},
             warmup=min(plan.warmup, rounds // 10),
             average=min(plan.average, max(0.0, 1 - 10 / rounds)),  # over a tenth of the run
             validate_every=0,
@@ -176,11 +197,13 @@ def translate(chosen: argparse.Namespace) -> dict[str, Any]:
         meter.tick()
         path = chosen.out / "translated" / f"{subject.name}_{chosen.target}.nii.gz"
         save_volume(made, path, overwrite=True)
-    return {
-        "s / volume": float(np.median(np.diff(meter.ticks)[::2])),
-        "parameters": model.parameters,
-        "pairing": model.system.pairing.value,
-    }
+    return {"s / volume": float(np.median(np.diff(meter.ticks)[::2])), **described(chosen)}
+
+
+def described(chosen: argparse.Namespace) -> dict[str, Any]:
+    """What there is to say of the network itself."""
+    model = read_model(chosen.out / "last")
+    return {"parameters": model.parameters, "pairing": model.system.pairing.value}
 
 
 if __name__ == "__main__":

@@ -386,3 +386,42 @@ def test_a_run_from_before_a_setting_existed_goes_on(
     path.write_text(yaml.safe_dump(written))
     with pytest.raises(ConfigError, match="another configuration"):
         run_experiment(config, [study], tmp_path / "run", device="cpu")
+
+
+# ---- guidance
+
+
+def test_a_guided_run_goes_on_where_it_stopped(write: Write, study: Path, tmp_path: Path) -> None:
+    guidance = {"weight": 4.0, "ramp": 0.5, "confidence": False}
+    guided = read_config(write(guidance=guidance))
+    plain = read_config(write(name="plain.yaml"))
+    assert (guided.guidance.method, plain.guidance.weight) == ("demons", 0)
+    cache = tmp_path / "cache"
+    run_experiment(guided, [study], tmp_path / "whole", device="cpu", cache=cache)
+    run_experiment(plain, [study], tmp_path / "plain", device="cpu", cache=cache)
+    with (tmp_path / "whole" / "log.csv").open() as stream:
+        logged = {row["name"] for row in csv.DictReader(stream)}
+    assert "regressor/guidance" in logged
+
+    def stop(progress: Progress) -> None:
+        if progress.played == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(guided, [study], tmp_path / "parts", device="cpu", cache=cache, watch=stop)
+    run_experiment(guided, [study], tmp_path / "parts", device="cpu", cache=cache)
+    weights = [
+        (tmp_path / run / "last" / "weights.safetensors").read_bytes()
+        for run in ("whole", "parts", "plain")
+    ]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_guidance_is_refused_where_nothing_can_be_guided(
+    write: Write, study: Path, tmp_path: Path
+) -> None:
+    solid = write(guidance={}, view={"dims": 3, "patch": 16})
+    with pytest.raises(UsageError, match="leave `guidance` out"):
+        run_experiment(read_config(solid), [study], tmp_path / "run", device="cpu")
+    with pytest.raises(ConfigError, match="strength"):
+        read_config(write(guidance={"strength": 1.0}))

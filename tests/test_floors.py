@@ -14,15 +14,16 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (
     ("errors",),
     ("contrasts", "files", "config", "geometry", "nifti", "resolution", "networks", "losses"),
+    ("conversions", "figures"),
     ("volume", "windows", "metrics"),
-    ("normalise", "batch", "task", "simulate", "figures"),
+    ("normalise", "batch", "task", "simulate"),
     ("data", "systems"),
     ("model",),
     ("zoo",),
     ("training", "inference"),
     ("evaluation", "formats"),
     ("anomaly",),
-    ("report", "experiment", "preparation"),
+    ("report", "experiment", "preparation", "jobs"),
     ("cli",),
     ("__init__", "__main__"),
 )

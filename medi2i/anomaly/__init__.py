@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from medi2i.anomaly.calibration import Calibration, calibrate
+from medi2i.anomaly.evaluate import evaluate_anomalies
 from medi2i.anomaly.find import Anomalies, find_anomalies, pseudo_healthy
 from medi2i.anomaly.froc import Froc, froc
 from medi2i.anomaly.intensity import intensity_scores
@@ -18,9 +19,11 @@ from medi2i.anomaly.scoring import (
     summarise,
     voxel_scores,
 )
+from medi2i.anomaly.table import AnomalyTable
 
 __all__ = [
     "Anomalies",
+    "AnomalyTable",
     "Calibration",
     "Froc",
     "Lesion",
@@ -31,6 +34,7 @@ __all__ = [
     "best_dice",
     "calibrate",
     "dice",
+    "evaluate_anomalies",
     "find_anomalies",
     "froc",
     "intensity_scores",

@@ -16,7 +16,18 @@ from scipy import ndimage
 
 from medi2i.errors import DimensionError, UsageError
 
-__all__ = ["SMALLEST", "Froc", "candidates", "centres", "detections", "froc", "pieces"]
+__all__ = [
+    "SMALLEST",
+    "Froc",
+    "Tally",
+    "candidates",
+    "centres",
+    "cuts_of",
+    "detections",
+    "froc",
+    "pieces",
+    "tally",
+]
 
 Field = NDArray[np.floating]
 Mask = NDArray[np.bool_]
@@ -42,6 +53,20 @@ class Froc:
     lesions: int
     images: int
 
+    @classmethod
+    def of(cls, tallies: Sequence[Tally], thresholds: Sequence[float]) -> Froc:
+        """The curve over the images of several tallies, which were cut at the same thresholds.
+
+        Raises:
+            UsageError: no lesion in any.
+        """
+        total, images = (sum(getattr(t, n) for t in tallies) for n in ("lesions", "images"))
+        if not total:
+            raise UsageError("no image shows a lesion; sensitivity needs at least one")
+        found = np.sum([t.found for t in tallies], axis=0) / total
+        alarms = np.sum([t.alarms for t in tallies], axis=0) / images
+        return cls(tuple(thresholds), tuple(found.tolist()), tuple(alarms.tolist()), total, images)
+
     def at(self, false_positives: float = 1.0) -> float:
         """The highest sensitivity with at most so many false alarms per image; 0 where none is."""
         allowed = (
@@ -50,6 +75,21 @@ class Froc:
             if alarms <= false_positives
         )
         return max(allowed, default=0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """What was counted in the images of one map.
+
+    Attributes:
+        found, alarms: lesions found and false alarms, at each threshold.
+        lesions, images: how many there were.
+    """
+
+    found: NDArray[np.int64]
+    alarms: NDArray[np.int64]
+    lesions: int
+    images: int
 
 
 def pieces(mask: Mask) -> tuple[NDArray[np.int32], int]:
@@ -94,10 +134,40 @@ def detections(found: Mask, lesions: Mask, *, smallest: int = SMALLEST) -> tuple
             f"the shapes {found.shape} and {lesions.shape} came; one grid was expected"
         )
     truth, count = pieces(lesions)
+    return (*_hits(found, truth, smallest), count)
+
+
+def _hits(found: Mask, truth: NDArray[np.int32], smallest: int) -> tuple[int, int]:
+    """Lesions found, and false alarms, among numbered lesions."""
     labels, number = candidates(found, smallest=smallest)
     places = tuple(np.rint(centres(labels, number)).astype(int).T)
     hit = truth[places] if number else np.zeros(0, np.int32)
-    return len(set(hit.tolist()) - {0}), int((hit == 0).sum()), count
+    return len(set(hit.tolist()) - {0}), int((hit == 0).sum())
+
+
+def tally(
+    values: Field,
+    lesions: Mask,
+    thresholds: Sequence[float],
+    *,
+    smallest: int = SMALLEST,
+    sliced: bool = False,
+) -> Tally:
+    """Count in one map; see :func:`froc` for the arguments.
+
+    Raises:
+        DimensionError: unlike shapes.
+    """
+    found, alarms = np.zeros((2, len(thresholds)), np.int64)
+    total = images = 0
+    for image, here in _images([values], [lesions], sliced=sliced):
+        truth, count = pieces(here)
+        total, images = total + count, images + 1
+        for place, cut in enumerate(thresholds):
+            hits, false = _hits(image >= cut, truth, smallest)
+            found[place] += hits
+            alarms[place] += false
+    return Tally(found, alarms, total, images)
 
 
 def froc(
@@ -125,17 +195,14 @@ def froc(
         raise UsageError(
             f"{len(maps)} maps and {len(lesions)} masks came; at least one pair was expected"
         )
-    images = list(_images(maps, lesions, sliced=sliced))
-    cuts = _cuts(maps) if thresholds is None else tuple(sorted(thresholds, reverse=True))
-    total = sum(pieces(truth)[1] for _, truth in images)
-    if not total:
-        raise UsageError("no image shows a lesion; sensitivity needs at least one")
-    sensitivity, alarms = [], []
-    for cut in cuts:
-        counts = [detections(m >= cut, truth, smallest=smallest) for m, truth in images]
-        sensitivity.append(sum(found for found, _, _ in counts) / total)
-        alarms.append(sum(false for _, false, _ in counts) / len(images))
-    return Froc(tuple(cuts), tuple(sensitivity), tuple(alarms), total, len(images))
+    cuts = cuts_of(maps) if thresholds is None else tuple(sorted(thresholds, reverse=True))
+    return Froc.of(
+        [
+            tally(values, truth, cuts, smallest=smallest, sliced=sliced)
+            for values, truth in zip(maps, lesions, strict=True)
+        ],
+        cuts,
+    )
 
 
 def _images(
@@ -153,7 +220,12 @@ def _images(
         yield from ((values[..., z], truth[..., z]) for z in shown)
 
 
-def _cuts(maps: Sequence[Field]) -> tuple[float, ...]:
+def cuts_of(maps: Sequence[Field]) -> tuple[float, ...]:
+    """Fifty thresholds, falling, from the highest value of all to the median of what is finite.
+
+    Raises:
+        UsageError: no value is finite.
+    """
     values = np.concatenate([m[np.isfinite(m)].ravel() for m in maps])
     if not values.size:
         raise UsageError("no map has a finite value; at least some brain was expected")

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medi2i.errors import DimensionError, InputError, ModelError
-from medi2i.inference.glance import glance, tidy
+from medi2i.inference.brain import tidy
+from medi2i.inference.glance import glance
 from medi2i.networks.glance import GlanceNet
 from medi2i.normalise import foreground
 from medi2i.volume import Volume

@@ -5,11 +5,13 @@ from __future__ import annotations
 import typer
 
 from medi2i.cli.anomaly import anomaly
+from medi2i.cli.bids import Labels, bids
 from medi2i.cli.demo import demo
 from medi2i.cli.evaluate import evaluate
 from medi2i.cli.info import info
 from medi2i.cli.models import models
 from medi2i.cli.prepare import prepare
+from medi2i.cli.report import report
 from medi2i.cli.simulate import simulate
 from medi2i.cli.systems import systems
 from medi2i.cli.train import train
@@ -45,8 +47,10 @@ def _common(
     del version
 
 
-for command in (translate, prepare, anomaly, train, evaluate, simulate, systems, demo, info):
+for command in (translate, prepare, anomaly, report, train, evaluate, simulate, systems, demo):
     app.command()(command)
+app.command()(info)
+app.command(cls=Labels)(bids)
 app.add_typer(models, name="models")
 
 

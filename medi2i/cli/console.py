@@ -24,19 +24,27 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from medi2i.errors import Medi2iError
+from medi2i.errors import Medi2iError, out_of_memory
 
 __all__ = [
     "INTERRUPTED",
     "Device",
     "DeviceName",
+    "Fuse",
+    "FuseName",
+    "Quality",
+    "QualityName",
+    "VoxelType",
     "complain",
+    "end",
     "ends_well",
     "err",
+    "following",
     "out",
     "out_of_memory",
     "print_json",
     "progress_bar",
+    "quality_of",
     "tell",
 ]
 
@@ -60,10 +68,50 @@ class DeviceName(StrEnum):
     CUDA = "cuda"
 
 
+class VoxelType(StrEnum):
+    """What --dtype takes."""
+
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+    UINT8 = "uint8"
+    INT8 = "int8"
+    UINT16 = "uint16"
+    INT16 = "int16"
+    INT32 = "int32"
+
+
+class QualityName(StrEnum):
+    """What --quality takes."""
+
+    FAST = "fast"
+    PLANES = "planes"
+    BEST = "best"
+
+
+class FuseName(StrEnum):
+    """What --fuse takes."""
+
+    PLANES = "planes"
+
+
 Device = Annotated[DeviceName, typer.Option("--device", help="auto: the GPU where there is one.")]
+Quality = Annotated[
+    QualityName,
+    typer.Option(
+        "--quality",
+        help="One look at each scan; the mean of three, one in each plane (up to 3 times the "
+        "time); of these and a mirrored one (4 times).",
+    ),
+]
+Fuse = Annotated[FuseName | None, typer.Option("--fuse", help="Another word for --quality planes.")]
 
 
-def complain(error: Exception) -> None:
+def quality_of(quality: QualityName, fuse: FuseName | None) -> str:
+    """The quality that is asked for by either option."""
+    return QualityName.PLANES if fuse and quality is QualityName.FAST else quality
+
+
+def complain(error: Exception | str) -> None:
     """One sentence on stderr."""
     err.print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
 
@@ -102,18 +150,21 @@ def ends_well(command: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the system or a GPU had no memory left; torch says so in a RuntimeError."""
-    return isinstance(error, MemoryError) or any(
-        words in str(error) for words in ("out of memory", "not enough memory", "can't allocate")
-    )
-
-
 def print_json(content: Any) -> None:
     """Machine-readable results on stdout, nothing else; JSON has no Infinity or NaN."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     sys.stdout.write(text + "\n")
     sys.stdout.flush()  # a closed pipe shows here, not when the interpreter ends
+
+
+def end(codes: Sequence[int], inputs: int) -> None:
+    """End a command with the exit code for `codes` of failures among so many inputs."""
+    if not codes:
+        return
+    done = inputs > len(codes)
+    if done:
+        err.print(f"{len(codes)} of {inputs} inputs failed; the others are done")
+    raise typer.Exit(1 if done else codes[0] if len(set(codes)) == 1 else 3)
 
 
 @contextmanager
@@ -136,3 +187,24 @@ def progress_bar(*, quiet: bool, extra: Sequence[str] = ()) -> Iterator[Progress
         *columns, console=err, disable=quiet or not err.is_terminal, transient=True
     ) as bar:
         yield bar
+
+
+@contextmanager
+def following(
+    count: int, *, quiet: bool
+) -> Iterator[tuple[Callable[[], None], Callable[[Any], Callable[[int, int], None]]]]:
+    """A bar for jobs that have a name, and below it one for the job that is worked on.
+
+    Yields:
+        What to call when a job is over, and what to call with a job that begins; the latter
+        returns what to call with (windows done, windows in all).
+    """
+    with progress_bar(quiet=quiet) as bar:
+        total = bar.add_task(f"{count} scans", total=count, visible=count > 1)
+        windows = bar.add_task("", total=None, visible=False)
+
+        def begin(job: Any) -> Callable[[int, int], None]:
+            bar.reset(windows, description=job.name, visible=True)
+            return lambda done, of: bar.update(windows, completed=done, total=of)
+
+        yield lambda: bar.advance(total), begin

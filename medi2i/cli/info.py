@@ -25,8 +25,8 @@ def info(
 
     Without scans: the versions and the devices.
     """
-    from medi2i.cli.dicom import holds_dicom, series_rows
     from medi2i.errors import Medi2iError
+    from medi2i.jobs.dicom import holds_dicom, series_rows
 
     rows: list[dict[str, Any]] = []
     codes: list[int] = []

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medi2i.cli.console import complain, ends_well, err, print_json, progress_bar, tell
+from medi2i.cli.console import complain, end, ends_well, err, print_json, progress_bar, tell
 
 __all__ = ["prepare"]
 
@@ -90,7 +90,7 @@ def prepare(
     """
     from medi2i.contrasts import Contrast
     from medi2i.errors import Medi2iError, UsageError
-    from medi2i.preparation.outputs import describe_dataset
+    from medi2i.formats.bids import describe_dataset
     from medi2i.preparation.people import everybody, one_person, prepare_files
     from medi2i.preparation.prepare import Steps
 
@@ -144,15 +144,11 @@ def prepare(
                         _show(row)
                 bar.advance(task)
         if study is not None and any(row["status"] == "done" for row in rows):
-            describe_dataset(root)
+            describe_dataset(root, "Prepared scans", "medi2i prepare")
     finally:  # what was done before an interruption is reported too
         if as_json:
             print_json(rows)
-    if codes:
-        done = len(rows) > len(codes)
-        if done:
-            err.print(f"{len(codes)} of {len(rows)} inputs failed; the others are done")
-        raise typer.Exit(1 if done else codes[0] if len(set(codes)) == 1 else 3)
+    end(codes, len(rows))
 
 
 def _show(row: Mapping[str, Any]) -> None:

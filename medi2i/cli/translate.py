@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medi2i.cli.console import (
     Device,
     DeviceName,
+    Fuse,
+    Quality,
+    QualityName,
+    VoxelType,
     complain,
+    end,
     ends_well,
     err,
+    following,
     print_json,
+    quality_of,
     tell,
 )
-from medi2i.cli.jobs import Found, find_scans, plan_jobs
-from medi2i.cli.work import FileFormat, Options, VoxelType, check_places, do_jobs
 
 if TYPE_CHECKING:
-    from medi2i.model import Model
+    from medi2i.errors import Medi2iError
+    from medi2i.jobs.work import Row
 
-__all__ = ["translate"]
+__all__ = ["show", "translate"]
 
 
+class FileFormat(StrEnum):
+    """What --format takes."""
+
+    NIFTI = "nifti"
+    DICOM = "dicom"
+
+
+ENDS = {"skipped": "exists, skipped", "elsewhere": "another process makes it, skipped"}
 OTHER_FORMATS = {".dcm", ".gz", ".hdr", ".img", ".mgh", ".mgz", ".mha", ".nrrd", ".png", ".zip"}
 """What nobody calls a folder."""
 
@@ -63,6 +78,8 @@ def translate(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Windows through the network at once.")
     ] = None,
+    quality: Quality = QualityName.FAST,
+    fuse: Fuse = None,
     volume: Annotated[
         int | None, typer.Option(min=0, help="Which volume of a 4-D scan, from 0.")
     ] = None,
@@ -90,6 +107,10 @@ def translate(
     burn_in: Annotated[
         bool, typer.Option("--burn-in", help="Write SYNTHETIC into the pixels of a DICOM series.")
     ] = False,
+    deidentify: Annotated[
+        bool,
+        typer.Option("--deidentify", help="Take the patient out of a DICOM series (PS3.15 E.1)."),
+    ] = False,
     preview: Annotated[
         bool, typer.Option("--preview", help="Also write a PNG: source | synthetic.")
     ] = False,
@@ -112,6 +133,9 @@ def translate(
     """
     from medi2i.contrasts import Contrast
     from medi2i.errors import Medi2iError, UsageError
+    from medi2i.jobs.plan import Options, choose_model, plan_jobs, ready_model
+    from medi2i.jobs.scans import find_scans
+    from medi2i.jobs.work import failure, work_through
 
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing contradict each other; give one")
@@ -128,6 +152,10 @@ def translate(
         )
     if burn_in and file_format is not FileFormat.DICOM:
         raise UsageError("--burn-in marks the pixels of a DICOM series; give --format dicom")
+    if deidentify and file_format is not FileFormat.DICOM:
+        raise UsageError(
+            "--deidentify is for a DICOM series; give --format dicom (NIfTI names nobody)"
+        )
     try:
         target = Contrast.parse(to)
         given = None if source is None else Contrast.parse(source)
@@ -141,47 +169,51 @@ def translate(
         raise UsageError(f'-o "{output}" is a NIfTI file; --format dicom takes a folder')
     options = Options(
         target=target,
-        device=device,
+        device=device.value,
         batch_size=batch_size,
         volume=volume,
-        dtype=dtype,
+        dtype=dtype.value,
         seed=seed,
         samples=samples or 0,
         uncertainty=uncertainty,
+        quality=quality_of(quality, fuse),
         preview=preview,
         overwrite=overwrite,
         skip_existing=skip_existing,
-        format=file_format,
+        dicom=file_format is FileFormat.DICOM,
         burn_in=burn_in,
+        deidentify=deidentify,
     )
-    results: list[dict[str, Any]] = []
+    rows: list[Row] = []
     codes: list[int] = []
+    silent = quiet or as_json
+
+    def take(row: Row) -> None:
+        if row["status"] == "failed":
+            codes.append(row.pop("code"))
+        rows.append(row)
+        show(row, quiet=silent, verbose=verbose)
 
     def failed(paths: Sequence[Path], error: Medi2iError) -> None:
-        complain(error)
-        codes.append(error.exit_code)
-        row = {"input": [str(path) for path in paths], "status": "failed", "error": str(error)}
-        results.append(row)
+        take(failure(paths, error))
 
     try:
         scans = find_scans(inputs, given, target, failed, volume, series or ())
         if scans:
-            loaded = _model(model, scans, options)
-            as_dicom = file_format is FileFormat.DICOM
-            jobs = plan_jobs(scans, loaded, given, target, output, failed, as_dicom=as_dicom)
-            check_places(jobs, options)
-            for result in do_jobs(loaded, jobs, options, failed, quiet=quiet or as_json):
-                results.append(result)
-                if not (quiet or as_json):
-                    _tell(result, verbose)
+            name = choose_model(model, (scan.contrast for scan in scans), options)
+            loaded = ready_model(name, options)
+            jobs = plan_jobs(scans, loaded, given, output, failed, options)
+            with following(len(jobs), quiet=silent) as (advance, begin):
+
+                def over(row: Row) -> None:
+                    take(row)
+                    advance()
+
+                work_through(loaded, jobs, options, over, begin)
     finally:  # what was done before an interruption is reported too
         if as_json:
-            print_json(results)
-    if codes:
-        done = len(results) > len(codes)
-        if done:
-            err.print(f"{len(codes)} of {len(results)} inputs failed; the others are done")
-        raise typer.Exit(1 if done else codes[0] if len(set(codes)) == 1 else 3)
+            print_json(rows)
+    end(codes, len(rows))
 
 
 def _nifti(output: Path) -> bool:
@@ -196,45 +228,19 @@ def _other_format(output: Path) -> bool:
     return output.suffix.lower() in OTHER_FORMATS and not _nifti(output)
 
 
-def _model(name: str | None, scans: Sequence[Found], options: Options) -> Model:
-    """The model asked for, or the first shipped one that serves one of the scans."""
-    from medi2i.errors import ContrastError
-    from medi2i.inference.samples import check_samples
-    from medi2i.inference.translate import check_uncertainty, choose_device
-    from medi2i.zoo import find_model, load_model
-
-    target = options.target
-    choose_device(options.device)  # refuses one that is not there
-    if name is None:
-        contrasts = list(dict.fromkeys(scan.contrast for scan in scans))
-        refusals: list[ContrastError] = []
-        for sources in [contrasts, *([contrast] for contrast in contrasts)]:
-            try:
-                name = find_model(sources, target)
-                break
-            except ContrastError as error:
-                refusals.append(error)
-        else:
-            raise refusals[-1]
-    model = load_model(name)
-    if target not in model.task.targets:
-        raise ContrastError(f'model "{model.name}" turns {model.task}; {target} was asked for')
-    if options.samples:
-        check_samples(model, options.samples)
-    if options.uncertainty:
-        check_uncertainty(model)
-    return model
-
-
-def _tell(result: Mapping[str, Any], verbose: bool) -> None:
-    """One line for a person."""
-    if result["status"] == "skipped":
-        tell(f"{result['output']}  exists, skipped")
+def show(row: Row, *, quiet: bool, verbose: bool) -> None:
+    """How one scan ended, for a person; failures also where nothing else is wanted."""
+    if row["status"] == "failed":
+        complain(row["error"])
+    if quiet or row["status"] == "failed":
         return
-    seconds: Mapping[str, float] = result["seconds"]
-    tell(f"{result['output']}  ({sum(seconds.values()):.1f} s)")
+    if row["status"] != "done":
+        tell(f"{row['output']}  {ENDS[row['status']]}")
+        return
+    seconds: dict[str, float] = row["seconds"]
+    tell(f"{row['output']}  ({sum(seconds.values()):.1f} s)")
     if verbose:
         parts = ", ".join(f"{stage} {value:.2f} s" for stage, value in seconds.items())
         tell(f"  {parts}")
-    for warning in result["warnings"]:
+    for warning in row["warnings"]:
         err.print(f"warning: {warning}", markup=False, soft_wrap=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from medi2i.contrasts import Contrast, contrast_of
 from medi2i.errors import CohortError, ContrastError, MissingFileError
 
-__all__ = ["Cohort", "Subject", "find_cohort", "read_rows"]
+__all__ = ["Cohort", "Subject", "find_cohort", "read_rows", "scans_in"]
 
 TRANSFORM = re.compile(
     r"_from-(?P<moving>[\w-]+?)_to-(?P<fixed>[\w-]+?)(_mode-image)?_xfm\.(txt|tfm|mat)$"
@@ -129,11 +129,7 @@ def _from_bids(root: Path) -> list[Subject]:
     subjects = []
     for folder in sorted(root.glob("sub-*/**/anat")):
         parts = folder.relative_to(root).parts[:-1]
-        scans: dict[Contrast, Path] = {}
-        for path in sorted(folder.glob("*.nii*")):
-            contrast = contrast_of(path)
-            if contrast is not None:
-                scans.setdefault(contrast, path)  # the first run by name
+        scans = {contrast: paths[0] for contrast, paths in scans_in(folder).items()}
         if scans:
             person = parts[0]
             subjects.append(
@@ -152,6 +148,20 @@ def _from_bids(root: Path) -> list[Subject]:
             "sub-*/[ses-*/]anat/sub-*_T1w.nii.gz and the like were expected"
         )
     return subjects
+
+
+def scans_in(folder: Path) -> dict[Contrast, list[Path]]:
+    """The scans of one folder whose contrast is told, in the order of their names.
+
+    Raises:
+        FormatError: a side-car cannot be read.
+    """
+    scans: dict[Contrast, list[Path]] = {}
+    for path in sorted(folder.glob("[!.]*.nii*")):
+        contrast = contrast_of(path)
+        if contrast is not None:
+            scans.setdefault(contrast, []).append(path)
+    return scans
 
 
 def _transforms(folder: Path) -> dict[tuple[Contrast, Contrast], Path]:

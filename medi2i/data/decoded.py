@@ -85,7 +85,7 @@ class Decoder:
         return self._prepared[key]
 
     def _decode(self, subject: Subject, contrasts: tuple[Contrast, ...]) -> Prepared:
-        kept = self._kept_at(subject, contrasts)
+        kept = self.kept_at(subject, contrasts)
         if kept is not None and kept.is_file():
             voxels = np.load(kept, mmap_mode="r")
         else:
@@ -112,11 +112,15 @@ class Decoder:
             result[place] = resize(tensor, shape)[0].numpy()
         return result
 
-    def _kept_at(self, subject: Subject, contrasts: tuple[Contrast, ...]) -> Path | None:
-        """The cache file: its name changes with the scans, their dates and the resolution."""
+    def kept_at(self, subject: Subject, contrasts: Sequence[Contrast], *what: str) -> Path | None:
+        """The cache file: its name changes with the scans, their dates and the resolution.
+
+        Args:
+            what: is kept, where it is not the decoded scans themselves.
+        """
         if self.cache is None:
             return None
-        words = [str(self.view.spacing), str(self.view.axes), "1"]
+        words = [str(self.view.spacing), str(self.view.axes), "1", *what]
         for path in (*(subject.scans[c] for c in contrasts), *subject.transforms.values()):
             stat = path.stat()
             words += [str(path.resolve()), str(stat.st_mtime_ns), str(stat.st_size)]

@@ -1,5 +1,8 @@
 """Windows of one contrast in domains that labels tell apart: healthy slices, diseased slices.
 
+With a single domain, windows of that domain alone: source and target are then the same image, and
+no neighbouring slice of another domain, or of none, is ever seen.
+
 Labels come from a table, or from experts' masks reduced to one bit per axial slice; the masks
 themselves never reach a network.
 """
@@ -40,7 +43,7 @@ Labels = Mapping[str, str | Mapping[int, str]]
 
 
 class LabelledWindows(Windows):
-    """An endless, numbered supply of windows of two people, each of another domain.
+    """An endless, numbered supply of windows of two people, each of another domain; or of one.
 
     Which domain a source has is drawn evenly; the target has another. Healthy and diseased slices
     lie at the same relative heights of the head, or the labels would tell heights: the slice of
@@ -50,14 +53,16 @@ class LabelledWindows(Windows):
         cohort: subjects; those without the contrasts, or without a label, are left out.
         task: with domains, in whose order labels are counted.
         view: of slices; patches have no label of their own.
-        labels: "masks", for which the task has two domains, without and with a lesion; or the path
-            of a table, see :func:`table_labels`.
+        labels: "masks", for which the task has two domains, without and with a lesion, or the
+            first of these alone; or the path of a table, see :func:`table_labels`.
         size, augmentation, seed, background, cache: see :class:`Windows`.
 
     Raises:
         CohortError: nobody is labelled, or nobody shows a domain.
         UsageError: the task has no domains, not two for masks, or the view is of patches.
     """
+
+    draws_neighbours = False
 
     def __init__(
         self,
@@ -76,7 +81,7 @@ class LabelledWindows(Windows):
             raise UsageError(f"{task} has no domains; labelled windows need some")
         if view.dims != 2:
             raise UsageError("labels are of axial slices, but dims is 3; 2 was expected")
-        if labels == MASKS and len(task.domains) != 2:
+        if labels == MASKS and len(task.domains) > 2:
             raise UsageError(
                 f"masks tell slices without a lesion from those with one; {len(task.domains)} "
                 f"domains were given ({', '.join(task.domains)}): give a table instead"
@@ -99,8 +104,8 @@ class LabelledWindows(Windows):
         told: dict[str, dict[int, NDArray[np.intp]]] = {}
         for subject in able:
             slices = self._of_mask(subject) if known is None else known.get(subject.name)
-            if slices is not None:
-                told[_key(subject)] = self._by_domain(slices)
+            if slices is not None and (own := self._by_domain(slices)):
+                told[_key(subject)] = own
         self.told = told
         self.shown: list[People] = []
         for place, domain in enumerate(task.domains):
@@ -122,6 +127,8 @@ class LabelledWindows(Windows):
     def draw(self, route: Route, rng: np.random.Generator) -> Sample:
         """A random window of one domain, and one of another domain at the same height."""
         count = len(self.task.domains)
+        if count == 1:
+            return self._alone(rng)
         origin = int(rng.integers(count))
         asked = (origin + int(rng.integers(1, count))) % count
         leading, following = max(origin, asked), min(origin, asked)
@@ -144,6 +151,19 @@ class LabelledWindows(Windows):
             target_weight=self.centre(target_weight),
             target_slab=self.slab(target),
             other=there[0].name,
+        )
+
+    def _alone(self, rng: np.random.Generator) -> Sample:
+        """A window that is its own target."""
+        person, corner = self._leading(0, rng)
+        image, weight = self._cut(person, corner, self.augmentation, int(rng.integers(2**62)))
+        return Sample(
+            source=self.channels(image),
+            target=self.centre(image),
+            weight=self.centre(weight),
+            source_contrast=0,
+            target_contrast=0,
+            subject=person.name,
         )
 
     def _leading(self, domain: int, rng: np.random.Generator) -> tuple[Prepared, Corner]:
@@ -189,7 +209,7 @@ class LabelledWindows(Windows):
         mask = expert_mask(subject, scan)
         if mask is None:
             return None
-        healthy, diseased = self.task.domains
+        healthy, diseased = (*self.task.domains, "")[:2]
         tissue = np.maximum((scan.voxels > scan.voxels.min()).sum((0, 1)), 1)
         share = mask.sum((0, 1)) / tissue
         return {
@@ -199,20 +219,29 @@ class LabelledWindows(Windows):
         }
 
     def _by_domain(self, slices: str | Mapping[int, str]) -> dict[int, NDArray[np.intp]]:
-        """The slices of each domain that there is; all of a person with one label."""
+        """The slices of each domain that there is; all of a person with one label.
+
+        With a single domain those alone whose neighbours in the slab are of it too.
+        """
+        domains = self.task.domains
         if isinstance(slices, str):
-            return {self.task.domains.index(slices): np.arange(1 << 15)}
+            return {domains.index(slices): np.arange(1 << 15)} if slices in domains else {}
         found: dict[int, list[int]] = defaultdict(list)
         for z, label in sorted(slices.items()):
-            found[self.task.domains.index(label)].append(z)
-        return {domain: np.asarray(own, np.intp) for domain, own in found.items()}
+            if label in domains:
+                found[domains.index(label)].append(z)
+        if len(domains) == 1:
+            known, half = set(found[0]), self.view.slices // 2
+            found[0] = [z for z in found[0] if known.issuperset(range(z - half, z + half + 1))]
+        return {domain: np.asarray(own, np.intp) for domain, own in found.items() if own}
 
 
 def table_labels(path: Path, domains: tuple[str, ...]) -> Labels:
     """Labels from a .tsv or .csv table.
 
     Columns: "participant_id"; "label", one of the domains; and, where labels are of slices,
-    "slice", counted from 0 at the feet. A row without a label is left out.
+    "slice", counted from 0 at the feet. A row without a label is left out; with a single domain,
+    any other label says that a slice is not of it.
 
     Raises:
         MissingFileError: no such table. CohortError: a column is missing, or a label unknown.
@@ -228,7 +257,7 @@ def table_labels(path: Path, domains: tuple[str, ...]) -> Labels:
         name, label, where = row["participant_id"], row["label"], row.get("slice", "")
         if not label:
             continue
-        if label not in domains:
+        if label not in domains and len(domains) > 1:
             raise CohortError(
                 f'line {number} of "{path}" has the label "{label}"; one of {", ".join(domains)} '
                 "was expected"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from medi2i.contrasts import Contrast
 from medi2i.data.augment import Augmentation
 from medi2i.data.cohort import Cohort, Subject
+from medi2i.data.misalignment import Misalignment
 from medi2i.data.supply import People, Route, Sample, Windows
 from medi2i.errors import CohortError
 from medi2i.task import Task, View
@@ -23,10 +24,12 @@ class PairedWindows(Windows):
 
     Args:
         cohort: subjects; those that lack what the task needs are left out.
+        misalignment: how far pairs are thrown off each other; see :class:`Misalignment`.
         size, augmentation, seed, background, emphasis, cache: see :class:`Windows`.
 
     Raises:
         CohortError: no subject has what the task needs.
+        UsageError: no such level of misalignment.
     """
 
     def __init__(
@@ -40,8 +43,10 @@ class PairedWindows(Windows):
         seed: int = 0,
         background: float = 0.1,
         emphasis: Mapping[Contrast, float] | None = None,
+        misalignment: float = 0.0,
         cache: Path | None = None,
     ) -> None:
+        self.misalignment = Misalignment(misalignment, view.dims)
         routes = []
         for inputs, outputs in task.pairs():
             if able := [s for s in cohort if all(c in s.scans for c in (*inputs, *outputs))]:
@@ -74,27 +79,42 @@ class PairedWindows(Windows):
         people = {id(s): s for route in self.routes for s in route.sources.subjects}
         return [(subject, self.task.contrasts) for subject in people.values()]
 
+    def moving(self, subject: Subject, contrasts: Sequence[Contrast]) -> list[Contrast]:
+        """The first source of each translation that the person can show."""
+        del contrasts
+        first = dict.fromkeys(route.inputs[0] for route in self.routes)
+        return [contrast for contrast in first if contrast in subject.scans]
+
     def draw(self, route: Route, rng: np.random.Generator) -> Sample:
         """A random window of somebody, in all the contrasts that the task can ask for."""
         inputs, outputs = route.inputs, route.outputs
-        person = self.decode(route.sources.drawn(rng), self.task.contrasts)
+        subject = route.sources.drawn(rng)
+        person = self.decode(subject, self.task.contrasts)
         corner = self.placing.anywhere(person, rng)
         asked = self.task.targets if self.task.on_demand else outputs
-        both, tissue = self.placing.cut(person, (*inputs, *asked), corner)
-        source, every, tissue = self.augmentation(
-            both[: len(inputs)], both[len(inputs) :], tissue, seed=int(rng.integers(2**62))
+        seen = (subject, self.task.contrasts, inputs[0])
+        both, tissue, carried = self.cut(person, (*inputs, *asked), corner, seen)
+        source, every, tissue, neighbour = self.changed(
+            self.augmentation,
+            both[: len(inputs)],
+            both[len(inputs) :],
+            tissue,
+            carried,
+            seed=int(rng.integers(2**62)),
         )
+        source, every, tissue, inside = self.misalignment(source, every, tissue, rng)
         chosen = asked.index(outputs[0]) if self.task.on_demand else 0
         target = every[chosen : chosen + 1] if self.task.on_demand else every
         known = torch.tensor([c in person.contrasts and c not in inputs for c in asked])
         return Sample(
             source=self.channels(source),
             target=self.centre(target),
-            weight=self.centre(self.weights(tissue)),
+            weight=self.centre(self.weights(tissue) * inside),
             source_contrast=self.task.sources.index(inputs[0]),
             target_contrast=chosen,
             subject=person.name,
             every=self.centre(every) if self.task.on_demand else None,
             known=known if self.task.on_demand else None,
             target_slab=self.slab(target),
+            neighbour=neighbour,
         )

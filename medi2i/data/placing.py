@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
+from torch.nn import functional
 
 from medi2i.contrasts import Contrast
 from medi2i.data.decoded import Box, Prepared
@@ -63,18 +64,27 @@ class Placing:
         return self._along(person, 0, rng), self._along(person, 1, rng), z
 
     def cut(
-        self, person: Prepared, wanted: Sequence[Contrast], corner: Corner
+        self, person: Prepared, wanted: Sequence[Contrast], corner: Corner, *, further: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """The wanted contrasts (C, *window) and tissue (1, *window); a slab is thin in Z."""
+        """The wanted contrasts (C, *window) and tissue (1, *window); a slab is thin in Z.
+
+        Args:
+            further: slices by which a slab goes on at its upper end.
+        """
         (x, pad_x), (y, pad_y) = (self._inside(person, axis, corner[axis]) for axis in (0, 1))
         if self.view.dims == 3:
             z, pad_z = self._inside(person, 2, corner[2])
             box: Box = (x, y, z)
         else:
-            slab = np.arange(corner[2], corner[2] + self.view.slices)
+            slab = np.arange(corner[2], corner[2] + self.view.slices + further)
             box, pad_z = (x, y, slab.clip(0, person.tissue.shape[2] - 1)), (0, 0)
         pads = (pad_x, pad_y, pad_z)
         return person.stack(wanted, box, pads), person.inside(box, pads)
+
+    def cut_plane(self, person: Prepared, plane: Tensor, corner: Corner, outside: float) -> Tensor:
+        """What :meth:`cut` shows in the plane, of (C, X, Y) values of one slice: (C, *window)."""
+        (x, pad_x), (y, pad_y) = (self._inside(person, axis, corner[axis]) for axis in (0, 1))
+        return functional.pad(plane[:, x, y], (*pad_y, *pad_x), value=outside)
 
     def _range(self, person: Prepared, axis: int) -> tuple[int, int]:
         """The first and the last start of a window around tissue."""

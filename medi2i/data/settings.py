@@ -11,6 +11,8 @@ from medi2i.contrasts import Contrast
 from medi2i.data.augment import Augmentation
 from medi2i.data.cohort import Cohort
 from medi2i.data.labelled import MASKS, LabelledWindows
+from medi2i.data.motion import checked_method
+from medi2i.data.neighbours import GAP
 from medi2i.data.pairs import PairedWindows
 from medi2i.data.supply import Windows
 from medi2i.data.unpaired import Heights, UnpairedWindows
@@ -27,6 +29,9 @@ class Data:
     Attributes:
         size, augmentation, background, emphasis: see :class:`Windows`.
         heights, implicit, allowed: of unpaired windows; see :class:`UnpairedWindows`.
+        misalignment: of paired windows; see :class:`Misalignment`.
+        gap: the largest distance between neighbouring slices, in mm, over which guidance follows
+            motion; scans with thicker slices are then refused.
         labels: of labelled windows, for a task with domains; see :class:`LabelledWindows`.
     """
 
@@ -38,6 +43,8 @@ class Data:
     implicit: float = 0.0
     allowed: tuple[str, ...] = ()
     labels: str = MASKS
+    misalignment: float = 0.0
+    gap: float = GAP
 
     def windows(
         self,
@@ -48,15 +55,45 @@ class Data:
         *,
         seed: int = 0,
         cache: Path | None = None,
+        motion: str = "",
     ) -> Windows:
         """The supply that a system with this pairing learns from.
 
+        Args:
+            motion: the method by which motion is followed from slice to slice; empty for none.
+
         Raises:
+            UsageError: patches, or labelled windows, whose motion nobody follows.
             ConfigError: settings of unpaired windows for a system that learns from pairs, or of
                 labelled windows for a task without domains.
             CohortError: the cohort has not what is needed.
         """
+        if motion and self.misalignment:
+            raise ConfigError(
+                f"data has misalignment {self.misalignment:g}, which moves a slice away from its "
+                "neighbours, so guidance by motion between slices cannot be had: leave out either"
+            )
+        supply = self._windows(cohort, task, view, pairing, seed=seed, cache=cache)
+        if motion:
+            supply.follow(checked_method(motion), self.gap)
+        return supply
+
+    def _windows(
+        self,
+        cohort: Cohort,
+        task: Task,
+        view: View,
+        pairing: Pairing,
+        *,
+        seed: int,
+        cache: Path | None,
+    ) -> Windows:
         usual = {item.name: item.default for item in fields(self)}
+        if self.misalignment and (task.domains or pairing is Pairing.UNPAIRED):
+            raise ConfigError(
+                f"data has misalignment {self.misalignment:g}, which throws pairs off each other, "
+                "but no pairs are drawn here: leave it out, or take a system that learns from pairs"
+            )
         if task.domains:
             if self.emphasis:
                 raise ConfigError(
@@ -109,5 +146,6 @@ class Data:
             seed=seed,
             background=self.background,
             emphasis=emphasis,
+            misalignment=self.misalignment,
             cache=cache,
         )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from medi2i.batch import Batch
+from medi2i.batch import Batch, Neighbour
 from medi2i.contrasts import Contrast
 from medi2i.data.augment import Augmentation
 from medi2i.data.cohort import Subject
-from medi2i.data.decoded import Decoder
-from medi2i.data.placing import Placing
+from medi2i.data.decoded import Decoder, Prepared
+from medi2i.data.motion import Method
+from medi2i.data.neighbours import GAP, Carrier, Fields, Seen
+from medi2i.data.placing import Corner, Placing
+from medi2i.errors import UsageError
 from medi2i.task import Task, View
 
 __all__ = ["People", "Route", "Sample", "Windows", "batches"]
@@ -43,6 +46,8 @@ class Sample(NamedTuple):
     known: Tensor | None = None
     target_weight: Tensor | None = None
     target_slab: Tensor | None = None
+    neighbour: Neighbour | None = None
+    target_neighbour: Neighbour | None = None
     other: str = ""
     """Whose the target is, where that is another person."""
 
@@ -98,6 +103,8 @@ class Windows(Dataset[Sample], ABC):
         cache: folder that keeps decoded volumes between runs; None keeps them in memory only.
     """
 
+    draws_neighbours: ClassVar[bool] = True
+
     def __init__(
         self,
         task: Task,
@@ -119,6 +126,8 @@ class Windows(Dataset[Sample], ABC):
         self.background = background
         self.placing = Placing(view, size)
         self.decode = Decoder(view, cache)
+        self.fields: Fields | None = None
+        self.carrier = Carrier(self.placing, view.slices)
         wanted = emphasis or {}
         weights = [math.prod(wanted.get(c, 1.0) for c in route.inputs) for route in self.routes]
         self.route_shares = np.array(weights) / sum(weights)
@@ -137,6 +146,32 @@ class Windows(Dataset[Sample], ABC):
         """Everybody whom a window can come from, in order, none twice."""
         return list({id(subject): subject for subject, _ in self.readings}.values())
 
+    def follow(self, method: Method = "demons", gap: float = GAP) -> None:
+        """From now on give every window its neighbour, and the field that leads there.
+
+        Args:
+            method, gap: see :class:`Fields`. Motion is sought in a side's first contrast.
+
+        Raises:
+            UsageError: these are windows of 3-D patches, or draw no neighbours.
+        """
+        if not self.draws_neighbours:
+            raise UsageError(
+                f"{type(self).__name__} draw no neighbouring slices, which may be of another "
+                "domain; train without guidance"
+            )
+        if self.view.dims != 2:
+            raise UsageError(
+                "patches hold their neighbouring slices; guidance by motion between slices is for "
+                "dims 2, but dims is 3"
+            )
+        self.fields = Fields(self.decode, method, gap)
+
+    def moving(self, subject: Subject, contrasts: Sequence[Contrast]) -> list[Contrast]:
+        """In which of the contrasts that are decoded together motion is sought."""
+        del subject
+        return list(contrasts[:1])
+
     def prepare(self, progress: Callable[[int, int, str], None] | None = None) -> None:
         """Decode everybody now, so that forked workers share the memory.
 
@@ -146,6 +181,9 @@ class Windows(Dataset[Sample], ABC):
         readings = self.readings
         for number, (subject, contrasts) in enumerate(readings, start=1):
             self.decode(subject, contrasts)
+            if self.fields is not None:
+                for contrast in self.moving(subject, contrasts):
+                    self.fields.prepare((subject, contrasts, contrast))
             if progress is not None:
                 progress(number, len(readings), subject.name)
 
@@ -153,6 +191,38 @@ class Windows(Dataset[Sample], ABC):
         rng = np.random.default_rng((self.seed, number))
         route = self.routes[int(rng.choice(len(self.routes), p=self.route_shares))]
         return self.draw(route, rng)
+
+    def cut(
+        self, person: Prepared, wanted: Sequence[Contrast], corner: Corner, seen: Seen
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Images and tissue of a window, one slice thicker where neighbours are followed.
+
+        Returns:
+            Both as :meth:`Placing.cut` has them; and the field's channels, or None.
+        """
+        if self.fields is None:
+            return *self.placing.cut(person, wanted, corner), None
+        image, tissue = self.placing.cut(person, wanted, corner, further=1)
+        return image, tissue, self.carrier.begin(self.fields, person, seen, corner)
+
+    def changed(
+        self,
+        augmentation: Augmentation,
+        source: Tensor,
+        target: Tensor,
+        tissue: Tensor,
+        carried: Tensor | None,
+        *,
+        seed: int,
+    ) -> tuple[Tensor, Tensor, Tensor, Neighbour | None]:
+        """Source, target and tissue after augmentation, and the source's neighbour."""
+        if carried is None:
+            return *augmentation(source, target, tissue, seed=seed), None
+        both = torch.cat([target, carried])
+        source, both, tissue = augmentation(source, both, tissue, seed=seed)
+        field, inside = self.carrier.end(both[len(target) :], tissue)
+        neighbour = Neighbour(self.channels(source[..., 1:]), field, inside)
+        return source[..., :-1], both[: len(target), ..., :-1], tissue[..., :-1], neighbour
 
     def weights(self, tissue: Tensor) -> Tensor:
         """How much each voxel counts, from a mask of tissue."""
@@ -235,7 +305,20 @@ def _collate(samples: list[Sample], *, asked: bool) -> Batch:
         known=together([s.known for s in samples]),
         target_weight=together([s.target_weight for s in samples]),
         target_slab=together([s.target_slab for s in samples]),
+        neighbour=_neighbours([s.neighbour for s in samples]),
+        target_neighbour=_neighbours([s.target_neighbour for s in samples]),
         subjects=(*(s.subject for s in samples), *(s.other for s in samples if s.other)),
+    )
+
+
+def _neighbours(each: list[Neighbour | None]) -> Neighbour | None:
+    there = [neighbour for neighbour in each if neighbour is not None]
+    if not there:
+        return None
+    return Neighbour(
+        slab=torch.stack([n.slab for n in there]),
+        field=torch.stack([n.field for n in there]),
+        inside=torch.stack([n.inside for n in there]),
     )
 
 

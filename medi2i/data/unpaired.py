@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from torch import Tensor
 
 from medi2i.contrasts import Contrast
 from medi2i.data.augment import Augmentation
@@ -100,14 +99,23 @@ class UnpairedWindows(Windows):
         one, other = self.decode(here, route.inputs), self.decode(there, route.outputs)
         corner = self.placing.anywhere(one, rng)
         seed, other_seed = (int(rng.integers(2**62)) for _ in range(2))
-        image, tissue = self.placing.cut(one, route.inputs, corner)
-        source, weight = self._changed(self.augmentation, image, tissue, seed)
+        image, tissue, carried = self.cut(
+            one, route.inputs, corner, (here, route.inputs, route.inputs[0])
+        )
+        source, _, tissue, neighbour = self.changed(
+            self.augmentation, image, tissue, tissue, carried, seed=seed
+        )
+        weight = self.weights(tissue)
         if self.heights == "matching":
             corner = self.placing.matching(other, rng, one, corner)
         else:
             corner = self.placing.anywhere(other, rng)
-        image, tissue = self.placing.cut(other, route.outputs, corner)
-        target, target_weight = self._changed(self.moves, image, tissue, other_seed)
+        image, tissue, carried = self.cut(
+            other, route.outputs, corner, (there, route.outputs, route.outputs[0])
+        )
+        target, _, tissue, target_neighbour = self.changed(
+            self.moves, image, tissue, tissue, carried, seed=other_seed
+        )
         return Sample(
             source=self.channels(source),
             target=self.centre(target),
@@ -115,17 +123,12 @@ class UnpairedWindows(Windows):
             source_contrast=self.task.sources.index(route.inputs[0]),
             target_contrast=self.task.targets.index(route.outputs[0]),
             subject=one.name,
-            target_weight=self.centre(target_weight),
+            target_weight=self.centre(self.weights(tissue)),
             target_slab=self.slab(target),
+            neighbour=neighbour,
+            target_neighbour=target_neighbour,
             other=other.name,
         )
-
-    def _changed(
-        self, augmentation: Augmentation, image: Tensor, tissue: Tensor, seed: int
-    ) -> tuple[Tensor, Tensor]:
-        """Image and weight of one side."""
-        image, _, tissue = augmentation(image, tissue, tissue, seed=seed)
-        return image, self.weights(tissue)
 
 
 def _empty(side: tuple[Contrast, ...], cohort: Cohort, task: Task) -> CohortError:

@@ -11,7 +11,7 @@ from medi2i.evaluation.protocols import PROTOCOLS, Protocol, protocol
 from medi2i.evaluation.scoring import Scores
 from medi2i.evaluation.sparsification import Sparsification, sparsification
 from medi2i.evaluation.table import Row, ScoreTable, Summary, bootstrap_interval
-from medi2i.evaluation.through_plane import through_plane_ratio
+from medi2i.evaluation.through_plane import motion_residual, through_plane_ratio
 
 __all__ = [
     "PROTOCOLS",
@@ -30,6 +30,7 @@ __all__ = [
     "evaluate",
     "expert_mask",
     "lesion_scores",
+    "motion_residual",
     "paired_test",
     "protocol",
     "sparsification",

@@ -15,7 +15,7 @@ from scipy.stats import wilcoxon
 from medi2i.errors import UsageError
 from medi2i.evaluation.table import BASELINES, ScoreTable, bootstrap_interval
 
-__all__ = ["Overview", "paired_test"]
+__all__ = ["Overview", "paired_test", "readable"]
 
 FEWEST = 5
 """Cases for a paired test: with four, no outcome has p < 0.1."""
@@ -136,7 +136,7 @@ class Overview:
             p = self.p_value(method)
             cells.append("-" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001")
             costs = self._costs(method)
-            cells += [_readable(costs.get(column)) for column in self._cost_columns]
+            cells += [readable(costs.get(column)) for column in self._cost_columns]
             lines.append(f"| {' | '.join(cells)} |")
         cases = {row.case for row in self.table.rows}
         sentence = (
@@ -160,7 +160,7 @@ class Overview:
         return float(np.mean(values)), bootstrap_interval(values, seed=self.table.seed)
 
 
-def _readable(value: Any) -> str:
+def readable(value: Any) -> str:
     """Thousands apart, three digits of what is small."""
     if value is None:
         return "-"

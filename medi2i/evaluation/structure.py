@@ -23,7 +23,7 @@ from medi2i.files import atomic_write
 from medi2i.metrics import bounding_box
 from medi2i.volume import Volume
 
-__all__ = ["MOVED", "StructureScores", "draw_displacement", "structure_scores"]
+__all__ = ["MOVED", "StructureScores", "draw_displacement", "orientation", "structure_scores"]
 
 Field = NDArray[np.floating]
 Mask = NDArray[np.bool_]
@@ -120,6 +120,26 @@ def structure_scores(
         float(distance[order[min(int(reached), len(order) - 1)]]),
         moved,
     )
+
+
+def orientation(
+    source: Field,
+    synthetic: Field,
+    brain: Mask,
+    *,
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+) -> float:
+    """The first of the structure scores alone, which needs no registration.
+
+    Args:
+        source, synthetic: (X, Y, Z), one grid, any intensities.
+        brain: where to look.
+        spacing: mm.
+    """
+    box = bounding_box(brain, 2)
+    images = [unit_range(image, brain)[box] for image in (source, synthetic)]
+    edges, cosine = _edges(images[0], images[1], brain[box], spacing)
+    return float(np.average(cosine, weights=edges))
 
 
 def draw_displacement(

@@ -21,7 +21,7 @@ from medi2i.files import write_whole
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["BASELINES", "Row", "ScoreTable", "Summary", "bootstrap_interval"]
+__all__ = ["BASELINES", "Row", "ScoreTable", "Summary", "bootstrap_interval", "plain"]
 
 BASELINES = ("identity", "pointwise")
 RESAMPLES = 10_000
@@ -182,8 +182,8 @@ class ScoreTable:
                 for summary in self.summaries()
             ],
         }
-        plain: dict[str, Any] = _plain(record)
-        return plain
+        result: dict[str, Any] = plain(record)
+        return result
 
     def to_json(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write `as_dict`.
@@ -239,12 +239,12 @@ def _number(metric: str, value: float) -> str:
     return f"{value:.2f}" if metric == "psnr" else f"{value:.4f}"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Nested values as JSON takes them."""
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value

@@ -69,6 +69,7 @@ def provenance(
             "OutputScale": str(next(iter(sources))),
         },
         "WorkingShape": list(result.working_shape),
+        "Passes": list(result.passes),
         "Device": device,
         "Seed": seed,
         "Warnings": list(result.warnings),

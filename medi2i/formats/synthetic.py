@@ -124,6 +124,7 @@ class Writer:
     seed: int = 0
     dtype: str = "float32"
     shown: Mapping[Contrast, Volume] = field(default_factory=dict)
+    also: Mapping[str, Any] = field(default_factory=dict)
     _drawn: list[Volume] = field(default_factory=list, init=False)
 
     def sample(self, number: int, volume: Volume) -> None:
@@ -167,6 +168,7 @@ class Writer:
             device=str(choose_device(self.device)),
             seed=self.seed,
         )
+        common = {k: v for k, v in {**common, **self.also}.items() if v is not None}
         numbers = range(1, files.samples + 1)
         names = [files.sample(number).name for number in numbers]
         drawn = {"Samples": names} if names else {}
@@ -212,6 +214,7 @@ def writing(
     seed: int = 0,
     dtype: str = "float32",
     shown: Mapping[Contrast, Volume] | None = None,
+    also: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Iterator[Writer]:
     """Write the files of one synthetic scan as they come; at the end of the block all appear.
@@ -224,6 +227,7 @@ def writing(
         device, seed: as they were given.
         dtype: of the scan and its samples; maps stay floating.
         shown: sources for the preview.
+        also: for the side-cars; None leaves out what stands there otherwise.
 
     Raises:
         OutputError: something exists and `overwrite` is False, or cannot be written.
@@ -232,7 +236,9 @@ def writing(
     # The scan moves last: where it is, all is.
     names = [path.name for path in files.paths]
     with staging(files.output.parent, names, overwrite=overwrite) as stage:
-        yield Writer(files, stage, model, sources, target, device, seed, dtype, shown or {})
+        yield Writer(
+            files, stage, model, sources, target, device, seed, dtype, shown or {}, also or {}
+        )
 
 
 def save_synthetic(

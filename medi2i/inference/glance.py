@@ -18,12 +18,12 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from scipy import ndimage
 
 from medi2i.config import checked
 from medi2i.contrasts import Contrast
 from medi2i.errors import DimensionError, IntensityError, ModelError
 from medi2i.files import write_whole
+from medi2i.inference.brain import grown
 from medi2i.model import FORMAT, RECORD, WEIGHTS, read_record, read_weights
 from medi2i.networks.glance import GlanceNet
 from medi2i.normalise import fit_scaling
@@ -41,7 +41,6 @@ __all__ = [
     "glance",
     "intensities",
     "read_glance_net",
-    "tidy",
     "write_glance_net",
 ]
 
@@ -84,6 +83,7 @@ class Glance:
     head: float
     _volume: Volume
     _brain: NDArray[np.float32]  # probability, 2 mm, canonical
+    _values: NDArray[np.float32]  # what was looked at, on the same grid
 
     @property
     def none(self) -> float:
@@ -102,8 +102,9 @@ class Glance:
         Smooth, for it is drawn at 2 mm; empty where no brain is seen.
         """
         canonical = self._volume.canonical()
-        fine = resize(torch.from_numpy(self._brain)[None], canonical.shape)[0].numpy()
-        mask = tidy(fine > 0.5)
+        coarse_mask = grown(self._values, self._brain > 0.5).astype(np.float32)
+        fine = resize(torch.from_numpy(coarse_mask)[None], canonical.shape)[0].numpy()
+        mask = fine > 0.5
         there = canonical.like(mask).oriented_as(self._volume)
         return there.voxels > 0.5
 
@@ -133,7 +134,7 @@ def glance(volume: Volume, *, net: GlanceNet | None = None) -> Glance:
         scan, box = as_seen(small, net.multiple)
     except IntensityError:  # one value everywhere
         none = dict.fromkeys(CLASSES, 0.0)
-        return Glance(CLASSES[0], 0.0, none, 0.0, volume, brain)
+        return Glance(CLASSES[0], 0.0, none, 0.0, volume, brain, brain)
     with torch.inference_mode():
         logits, contrast, head = net(torch.from_numpy(scan)[None, None])
     shown = torch.sigmoid(logits[0, 0]).numpy()
@@ -149,6 +150,7 @@ def glance(volume: Volume, *, net: GlanceNet | None = None) -> Glance:
         float(torch.sigmoid(head[0])),
         volume,
         brain,
+        intensities(small),
     )
 
 
@@ -202,26 +204,6 @@ def as_seen(
     part = values[place]
     pads = [(0, -n % multiple) for n in part.shape]
     return np.pad(part, pads, constant_values=_AIR), place
-
-
-def tidy(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest piece of a mask (sharing faces), its holes filled.
-
-    >>> ring = np.ones((3, 3, 3), bool)
-    >>> ring[1, 1, 1] = False
-    >>> bool(tidy(ring).all())
-    True
-    """
-    pieces, count = ndimage.label(mask)
-    if not count:
-        return np.zeros(mask.shape, bool)
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
-    largest = pieces == sizes.argmax()
-    # What does not touch the rim is a hole: labelling once is far faster than filling by growth.
-    gaps, _ = ndimage.label(~np.pad(largest, 1))
-    filled: NDArray[np.bool_] = gaps != gaps[0, 0, 0]
-    return filled[1:-1, 1:-1, 1:-1]
 
 
 @cache

@@ -14,6 +14,8 @@ from torch.nn import functional
 
 from medi2i.contrasts import Contrast
 from medi2i.errors import ContrastError, UsageError
+from medi2i.inference.passes import AXIAL, Pass, Quality, passes_of
+from medi2i.inference.windowed import through_windows
 from medi2i.model import Model
 from medi2i.normalise import Scaling, fit
 from medi2i.resolution import resize, working_shape
@@ -28,10 +30,6 @@ Forward = Callable[[Tensor, Tensor | None], Tensor]
 Watch = Callable[[int, int], None]
 """Called with (windows done, windows in all)."""
 
-WINDOW_VOXELS = 2**19
-"""Voxels that go through the network at once unless a batch size is given: eight slices of
-256 x 256, which keeps a processor's cache warm and a GPU busy enough."""
-
 
 class Prepared:
     """Scans on one grid, normalised, at the resolution that a model knows.
@@ -45,12 +43,14 @@ class Prepared:
         device: "auto", "cpu" or "cuda".
         domain: what the scan shall look like, for a model of domains; `target` is then the
             contrast of one of the scans.
+        quality: how many looks at the scan are averaged.
 
     Attributes:
         system: the model's networks, in evaluation mode on the device.
         gpus: the numbers of the GPUs that take part; none on the CPU.
         scaling: the fitted numbers of each source contrast, by name.
         working_shape: at which the network sees the scan.
+        passes: its looks at the scan.
         seconds: spent so far, by stage: normalise, network, stitch.
 
     Raises:
@@ -66,6 +66,7 @@ class Prepared:
         *,
         device: str = "auto",
         domain: str | None = None,
+        quality: Quality = Quality.FAST,
     ) -> None:
         sources = tuple(c for c in model.task.sources if c in scans) or tuple(scans)
         if domain is None:
@@ -101,6 +102,7 @@ class Prepared:
                 reference.shape, reference.spacing, model.view.spacing, model.view.axes
             )
             self._tensor = resize(tensor, self.working_shape)
+        self.passes = passes_of(quality, reference.spacing, model.view.dims)
 
     def through(
         self,
@@ -121,33 +123,46 @@ class Prepared:
         Returns:
             (kinds, X, Y, Z) of the target, at the working resolution and in the network's values.
         """
-        tensor, task, flat = self._tensor, self.model.task, self.model.view.dims == 2
-        grid = self.model.view.grid(tensor.shape[1:])
-        if batch_size is None:
-            batch_size = max(1, WINDOW_VOXELS // int(np.prod(grid.window)))
-        stitcher = grid.stitcher(channels=kinds, device=tensor.device)
-        with torch.inference_mode():
-            for first in range(0, len(grid), batch_size):
-                numbers = range(first, min(first + batch_size, len(grid)))
-                with self.timed("stitch"):
-                    windows = grid.cut(tensor, numbers)
-                    if flat:  # (N, C, X, Y, k) -> (N, C * k, X, Y)
-                        windows = windows.permute(0, 1, 4, 2, 3).flatten(1, 2)
-                        windows = windows.contiguous(memory_format=torch.channels_last)
-                with self.timed("network"):
-                    wanted = (
-                        torch.full((len(windows),), self._asked, device=tensor.device)
-                        if task.conditions
-                        else None
-                    )
-                    images = forward(windows, wanted).unflatten(1, (kinds, -1))[:, :, self._output]
-                    if tensor.is_cuda:
-                        torch.cuda.synchronize(tensor.device)
-                with self.timed("stitch"):
-                    stitcher.add(numbers, images[..., None] if flat else images)
-                if watch is not None:
-                    watch(numbers[-1] + 1, len(grid))
-        return stitcher.result()
+        task, view = self.model.task, self.model.view
+
+        def made(windows: Tensor) -> Tensor:
+            asked = torch.full((len(windows),), self._asked, device=windows.device)
+            images: Tensor = forward(windows, asked if task.conditions else None)
+            picked: Tensor = images.unflatten(1, (kinds, -1))[:, :, self._output]
+            return picked
+
+        grids = [view.grid(self._shape_of(look)) for look in self.passes]
+        total, done = sum(map(len, grids)), 0
+        mean = self._tensor.new_zeros((kinds, *self.working_shape))
+        for number, (look, grid) in enumerate(zip(self.passes, grids, strict=True), start=1):
+            with self.timed("stitch"):
+                shown = resize(look.shown(self._tensor), grid.shape)
+            image = through_windows(
+                shown,
+                grid,
+                made,
+                channels=kinds,
+                timed=self.timed,
+                batch_size=batch_size,
+                watch=watch and (lambda count, before=done: watch(before + count, total)),
+            )
+            done += len(grid)
+            with self.timed("stitch"):
+                image = look.back(resize(image, [self.working_shape[a] for a in look.order]))
+                mean += (image - mean) / number
+        return mean
+
+    def _shape_of(self, look: Pass) -> tuple[int, int, int]:
+        """The shape at which the network sees the scan in this look."""
+        x, y, z = (self.working_shape[axis] for axis in look.order)
+        if look.across == AXIAL.across:
+            return x, y, z
+        reference, view = self._reference, self.model.view
+        spacing = [
+            reference.spacing[axis] * reference.shape[axis] / self.working_shape[axis]
+            for axis in look.order
+        ]
+        return working_shape((x, y, z), spacing, view.spacing, view.axes)
 
     def scan(self, values: Tensor) -> Volume:
         """What the network made of the scan, as a scan: on the source's grid and intensity scale.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from medi2i.contrasts import Contrast
 from medi2i.errors import ContrastError, DimensionError, ModelError
 from medi2i.inference.glance import Glance, glance
 from medi2i.volume import Volume
 
-__all__ = ["ALIKE", "CONTRADICTED", "SURE", "doubts", "recognise"]
+__all__ = ["ALIKE", "CONTRADICTED", "SURE", "against", "doubts", "look", "recognise", "stripped"]
 
 ALIKE = (Contrast.T1W, Contrast.T1CE)
 """One sequence, without and with contrast agent, of which a brain may show little: an image that
@@ -15,6 +17,9 @@ could be either is taken for the likelier of the two, and the sentence says so."
 
 SURE = 0.8
 """Probability from which a contrast is taken as recognised."""
+BRAIN = 0.7
+"""Share of the voxels that show something from which a scan counts as stripped: at least 0.86 in
+15 stripped scans, at most 0.51 in 9 others."""
 CONTRADICTED = 0.97
 """Probability of another contrast from which the one that was named is doubted."""
 
@@ -49,24 +54,49 @@ def recognise(volume: Volume, label: str) -> tuple[Contrast, str]:
     return seen.contrast, f"contrast recognised from the image: {told}"
 
 
+def look(volume: Volume) -> Glance | str | None:
+    """What a scan looks like; None where it shows too little, a sentence where nobody can look."""
+    try:
+        return glance(volume)
+    except DimensionError:
+        return None
+    except ModelError as error:  # to look is not what was asked for
+        return f'"{volume.name or "the scan"}" was not looked at: {error}'
+
+
 def doubts(volume: Volume, contrast: Contrast) -> list[str]:
     """Sentences on what in the image speaks against its being a head in this contrast.
 
     None for a scan that shows too little to be judged.
     """
-    name = volume.name or "the scan"
-    try:
-        seen = glance(volume)
-    except DimensionError:
-        return []
-    except ModelError as error:  # to look is not what was asked for
-        return [f'"{name}" was not looked at: {error}']
+    return against(look(volume), volume.name, contrast)
+
+
+def against(seen: Glance | str | None, name: str, contrast: Contrast) -> list[str]:
+    """The same, of what :func:`look` says of a scan called `name`."""
+    name = name or "the scan"
+    if seen is None or isinstance(seen, str):
+        return [seen] if seen else []
     if not seen.is_head:
         return [f'"{name}" does not look like {_head(seen)}; what was made of it may mean nothing']
     if contrast not in _alike(seen.contrast) and seen.confidence >= CONTRADICTED:
         looks = f"{seen.contrast} ({seen.confidence:.2f})"
         return [f'"{name}" is taken for {contrast}, but its image looks like {looks}']
     return []
+
+
+def stripped(volume: Volume, seen: Glance | str | None) -> bool:
+    """Whether a scan shows little but a brain; False where nobody can tell.
+
+    Args:
+        seen: what :func:`look` says of `volume`.
+    """
+    if seen is None or isinstance(seen, str):
+        return False
+    voxels = volume.voxels
+    air = np.median(np.concatenate([voxels[[0, -1]].ravel(), voxels[:, [0, -1]].ravel()]))
+    shown = voxels != air
+    return bool(shown.any()) and float(seen.brain_mask[shown].mean()) >= BRAIN
 
 
 def _alike(contrast: Contrast) -> tuple[Contrast, ...]:

@@ -191,7 +191,12 @@ def run_samples(
             take(number, volume)
     mean, std = volume.like(moments.mean), volume.like(moments.std)
     return Translation(
-        mean, ready.scaling, ready.working_shape, seconds=ready.seconds, maps={STD: std}
+        mean,
+        ready.scaling,
+        ready.working_shape,
+        passes=tuple(map(str, ready.passes)),
+        seconds=ready.seconds,
+        maps={STD: std},
     )
 
 

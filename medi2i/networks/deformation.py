@@ -30,6 +30,7 @@ __all__ = [
     "Interpolation",
     "compose",
     "integrate",
+    "invert",
     "jacobian_determinant",
     "least_jacobian",
     "sample",
@@ -164,6 +165,31 @@ def integrate(velocity: Tensor, steps: int = 7) -> Tensor:
     for _ in range(steps):
         displacement = compose(displacement, displacement)
     return displacement
+
+
+def invert(displacement: Tensor, steps: int = 12) -> Tensor:
+    """The displacement of the way back: composed with the given one, nothing moves.
+
+    By fixed-point iteration v(x) = -u(x + v(x)) (Chen et al. 2008, doi:10.1118/1.2816107), which
+    converges where u changes by less than a voxel from voxel to voxel; elsewhere, and where u
+    leads out of the image, v is only near.
+
+    Args:
+        displacement: (B, dims, *spatial) in voxels.
+        steps: of the iteration; each shrinks what is missing by the steepest slope of u.
+
+    Returns:
+        (B, dims, *spatial) in voxels, float32 at least.
+
+    Raises:
+        DimensionError: not a field of 2 or 3 dimensions.
+    """
+    _check(displacement)
+    u = _precise(displacement)
+    back = -u
+    for _ in range(steps):
+        back = -warp(u, back)
+    return back
 
 
 def jacobian_determinant(displacement: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from medi2i.normalise import fit_scaling
 from medi2i.preparation.prepare import Prepared, Steps
 from medi2i.volume import Volume, save_volume
 
-__all__ = ["PREPARED", "Places", "check_places", "describe_dataset", "write_person"]
+__all__ = ["PREPARED", "Places", "check_places", "write_person"]
 
 PREPARED = "desc-preproc"
 BLOCK = 28.0
@@ -184,19 +184,6 @@ def write_person(
                     stage / places.picture(contrast).name,
                     lambda stream, page=page: page.save(stream, format="PNG"),  # type: ignore[misc]
                 )
-
-
-def describe_dataset(root: Path) -> None:
-    """Say at the top of a BIDS derivative what made it, where nothing says so yet."""
-    if (root / "dataset_description.json").exists():
-        return
-    content = {
-        "Name": "Prepared scans",
-        "BIDSVersion": "1.10.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "medi2i prepare", "Version": __version__}],
-    }
-    write_whole(root / "dataset_description.json", _json(content))
 
 
 def _label(contrast: Contrast) -> str:

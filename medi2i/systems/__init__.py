@@ -14,11 +14,13 @@ from medi2i.systems.cegan import CEGAN
 from medi2i.systems.cgan_hu2018 import CGANHu2018
 from medi2i.systems.cut import CUT
 from medi2i.systems.cyclegan import CycleGAN
+from medi2i.systems.denoising_autoencoder import DenoisingAutoencoder
 from medi2i.systems.discogan import DiscoGAN
 from medi2i.systems.dosgan import DosGAN
 from medi2i.systems.drit import DRIT
 from medi2i.systems.dualgan import DualGAN
 from medi2i.systems.fixed_point_gan import FixedPointGAN
+from medi2i.systems.flow_deformation import FlowDeformation
 from medi2i.systems.flow_disentangle import FlowDisentangle
 from medi2i.systems.implicit_pairs import ImplicitPairs
 from medi2i.systems.munit import MUNIT
@@ -26,12 +28,14 @@ from medi2i.systems.pix2pix import Pix2pix
 from medi2i.systems.pix2pix_flow import Pix2pixFlow
 from medi2i.systems.pix2pixhd import Pix2pixHD
 from medi2i.systems.qgan import QGAN
+from medi2i.systems.reggan import RegGAN
 from medi2i.systems.revgan import RevGAN
 from medi2i.systems.stargan import StarGAN
 from medi2i.systems.starganv2 import StarGANv2
 from medi2i.systems.tunit import TUNIT
 from medi2i.systems.unet import UNetRegression
 from medi2i.systems.unit import UNIT
+from medi2i.systems.vae import VAE
 from medi2i.systems.xgan import XGAN
 
 __all__ = ["SYSTEMS", "Paper", "Translator", "Turn", "frozen", "system_named"]
@@ -45,11 +49,13 @@ SYSTEMS: dict[str, type[Translator]] = {
     "cgan_hu2018": CGANHu2018,
     "cut": CUT,
     "cyclegan": CycleGAN,
+    "denoising_autoencoder": DenoisingAutoencoder,
     "discogan": DiscoGAN,
     "dosgan": DosGAN,
     "drit": DRIT,
     "dualgan": DualGAN,
     "fixed_point_gan": FixedPointGAN,
+    "flow_deformation": FlowDeformation,
     "flow_disentangle": FlowDisentangle,
     "implicit_pairs": ImplicitPairs,
     "munit": MUNIT,
@@ -57,12 +63,14 @@ SYSTEMS: dict[str, type[Translator]] = {
     "pix2pix_flow": Pix2pixFlow,
     "pix2pixhd": Pix2pixHD,
     "qgan": QGAN,
+    "reggan": RegGAN,
     "revgan": RevGAN,
     "stargan": StarGAN,
     "starganv2": StarGANv2,
     "tunit": TUNIT,
     "unet": UNetRegression,
     "unit": UNIT,
+    "vae": VAE,
     "xgan": XGAN,
 }
 

@@ -34,7 +34,7 @@ last voxels, and what becomes of these is cut off, so it is missed on the way ba
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
@@ -190,6 +190,11 @@ class AlignFlow(Translator):
         """The centre slices of what :meth:`a_to_b` gives."""
         del target  # the task is fixed
         return self.centre(self.a_to_b(source))
+
+    @property
+    def way_back(self) -> Callable[[Tensor], Tensor]:
+        """The centre slices of what :meth:`b_to_a` gives."""
+        return lambda target: self.centre(self.b_to_a(target))
 
     def a_to_b(self, a: Tensor) -> Tensor:
         """(B, inputs * slices, *spatial) -> the same shape: f_B^-1(f_A(a)), not clamped."""

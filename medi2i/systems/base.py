@@ -19,7 +19,7 @@ never yield inside ``torch.no_grad`` or :func:`frozen`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -88,8 +88,13 @@ class Translator(nn.Module, ABC):
     """Whether :meth:`with_spread` knows how far its image may be off."""
     code_size: int = 0
     """Numbers in the code of a sample; 0 where chance enters in another way, as by dropout."""
+    motion: str = ""
+    """By which method batches must bring `Batch.neighbour`; empty where nothing asks for it."""
     one_list: ClassVar[bool] = False
     """Whether sources and targets on demand are one list of domains, counted alike."""
+    reconstructs: ClassVar[bool] = False
+    """Whether it translates nothing, but learns one domain and gives any image back as it would
+    be there."""
     rounds: Tensor
     """Rounds played so far, a buffer of one integer; fading weights are functions of it."""
 
@@ -192,6 +197,14 @@ class Translator(nn.Module, ABC):
     def centre(self, source: Tensor) -> Tensor:
         """(B, inputs * slices, *spatial) -> (B, inputs, *spatial): the middle of each slab."""
         return source[:, self.slices // 2 :: self.slices]
+
+    @property
+    def way_back(self) -> Callable[[Tensor], Tensor] | None:
+        """(B, outputs * slices, *spatial) -> (B, inputs, *spatial), from target to source; None.
+
+        Only systems that learn both ways have one.
+        """
+        return None
 
     def parameters_of(self, player: str) -> list[nn.Parameter]:
         """The parameters that learn in the turns of `player`."""

@@ -66,6 +66,7 @@ class CEGAN(CodedTranslator):
 
     paper = Paper("after Xiong et al. 2019 (CEGAN), IEEE Access 7:126651-126661")
     pairing = Pairing.PAIRED
+    encoder: EmbeddingEncoder
     players = {  # noqa: RUF012 - ClassVar in the base
         "generator": ("generator",),
         "encoder": ("encoder",),

@@ -20,7 +20,7 @@ by reflection and normalised at once: how bright the source was cannot come thro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from torch import Tensor
@@ -165,6 +165,11 @@ class CycleGAN(Translator):
         """One pass of the generator from the source's side to the target's."""
         del target  # the task is fixed
         return self.drawn(self.a_to_b, source)
+
+    @property
+    def way_back(self) -> Callable[[Tensor], Tensor]:
+        """One pass of the other generator."""
+        return lambda target: self.drawn(self.b_to_a, target)
 
     def reconstruction_losses(
         self, side: Literal["a", "b"], image: Tensor, back: Tensor, weight: Tensor | None

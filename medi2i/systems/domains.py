@@ -27,6 +27,7 @@ __all__ = [
     "asked_domain",
     "crossing",
     "domains_of",
+    "one_domain",
     "sides",
     "slab",
     "two_sided",
@@ -90,6 +91,20 @@ def two_sided(system: Translator) -> None:
             "demand: name one target, or take stargan or starganv2"
         )
     domains_of(system)
+
+
+def one_domain(system: Translator) -> None:
+    """Check that a system that gives images of one domain back was given one.
+
+    Raises:
+        UsageError: several domains, or another number of contrasts out than in.
+    """
+    if system.conditions > 1 or system.inputs != system.outputs:
+        raise UsageError(
+            f"{type(system).__name__} gives images of one domain back, so as many contrasts come "
+            f"out as go in, and there is no choice; {system.inputs} in, {system.outputs} out and "
+            f"{system.conditions} conditions were given"
+        )
 
 
 def sides(system: Translator, batch: Batch) -> Sides:

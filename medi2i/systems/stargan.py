@@ -52,7 +52,8 @@ class StarGAN(Translator):
             128 in 2-D, and 0, one position at a time, in 3-D. See `StarGANDiscriminator`.
         n_critic: the generator moves in every so-many-th round.
         classification, cycle, penalty: weights of the paper.
-        l1: weight of the mean absolute error of the translation.
+        l1: weight of the mean absolute error of the translation; 0 where two images are never of
+            one person.
 
     The rest: see :class:`Translator`; as many `outputs` as `inputs`.
 
@@ -119,6 +120,11 @@ class StarGAN(Translator):
     def play(self, batch: Batch) -> Iterator[Turn]:
         """The critic moves; in every `n_critic`-th round the generator follows."""
         images = crossing(self, batch)
+        if self.l1 and batch.target_weight is not None:
+            raise UsageError(
+                f"l1 is {self.l1:g}, which compares images of one person, but source and target "
+                "are two people: set it to 0"
+            )
         generator_moves = (int(self.rounds) + 1) % self.n_critic == 0
         with torch.set_grad_enabled(generator_moves):
             fake = self.generated(images.source, images.asked)

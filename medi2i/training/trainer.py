@@ -145,6 +145,7 @@ class Trainer:
         keep: called with the averaged system and "best" or "last" when it is worth keeping.
         better: the score that decides what is best; higher is better.
         watch: called after every round.
+        play: gives the turns of a round in place of the system's own `play`.
 
     Raises:
         ConfigError: the plan has an optimiser for a player that the system does not have.
@@ -164,6 +165,7 @@ class Trainer:
         keep: Callable[[Translator, str], None] | None = None,
         better: str = "ssim",
         watch: Callable[[Progress], None] | None = None,
+        play: Callable[[Batch], Iterator[Turn]] | None = None,
     ) -> None:
         for player in plan.players:
             if player not in system.players:
@@ -185,6 +187,7 @@ class Trainer:
         self.keep = keep
         self.better = better
         self.watch = watch
+        self.play = play or system.play
         self.ranks.agree(self.system)
         self.optimisers = {
             player: plan.players.get(player, plan.optimiser).build(system.parameters_of(player))
@@ -252,7 +255,7 @@ class Trainer:
         for optimiser in self.optimisers.values():
             for group in optimiser.param_groups:
                 group["lr"] = group.setdefault("full_lr", group["lr"]) * self._rate(self.played)
-        turns = self.system.play(batch)
+        turns = self.play(batch)
         while (turn := self._next(turns)) is not None:
             self._check(turn, batch)
             optimiser = self.optimisers[turn.player]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -213,21 +215,34 @@ def test_lesions_by_hand() -> None:
 # ---- a model of domains
 
 
-def test_a_model_of_domains_is_written_and_read(tmp_path: object) -> None:
-    from pathlib import Path
-
+def test_a_model_of_domains_is_written_and_read(tmp_path: Path) -> None:
     model = domain_model()
-    again = read_model(write_model(model, Path(str(tmp_path)) / "m"))
+    again = read_model(write_model(model, tmp_path / "m"))
     assert again.task == model.task
     assert (again.task.conditions, again.task.inputs) == (2, 1)
     assert str(again.task) == "FLAIR as any of healthy, diseased"
     with pytest.raises(ConfigError, match="fixed_point_gan or stargan"):
         build_system("unet", {}, model.task, model.view)
-    for wrong in (("healthy",), ("a", "a")):
-        with pytest.raises(UsageError, match="at least two"):
-            Task((FLAIR,), (FLAIR,), domains=wrong)
+    with pytest.raises(UsageError, match="none twice"):
+        Task((FLAIR,), (FLAIR,), domains=("a", "a"))
     with pytest.raises(UsageError, match="same contrasts"):
         Task((FLAIR,), (T1W,), domains=("healthy", "diseased"))
+
+
+def test_who_reconstructs_learns_one_domain_and_the_others_several(tmp_path: Path) -> None:
+    alone, both = (Task((FLAIR,), (FLAIR,), domains=d) for d in (("healthy",), ("ill", "healthy")))
+    arguments = {"features": 2, "halvings": 1, "code": 1}
+    for task in (both, Task((T1W,), (FLAIR,))):
+        with pytest.raises(ConfigError, match='"vae" learns one domain'):
+            build_system("vae", arguments, task, View())
+    with pytest.raises(ConfigError, match='"stargan" goes from one to another'):
+        build_system("stargan", {}, alone, View())
+    system = build_system("vae", arguments, alone, View()).eval()
+    model = Model("tiny", "vae", arguments, alone, View(), system)
+    again = read_model(write_model(model, tmp_path / "m"))
+    found = find_anomalies({FLAIR: flair()}, model=again, device="cpu", brain=ball())
+    assert found.healthy is not None
+    assert found.score > 0
 
 
 def test_an_oracle_heals_and_the_rest_is_untouched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -303,6 +303,21 @@ def test_burn_in(call: Call, tiny: Path, tmp_path: Path) -> None:
     assert (other[:, :12].max((0, 1)) == one.max()).all()
 
 
+def test_nobody_is_named_once_deidentified(call: Call, tiny: Path, tmp_path: Path) -> None:
+    write_series(tmp_path / "Planted", values((4, 40, 64)), PatientAge="077Y")
+    ask = ("translate", tmp_path / "Planted", "--to", "t2", "--model", tiny, "-o", tmp_path / "out")
+    answer = call(*ask, "--deidentify")
+    assert answer.code == 2
+    assert "give --format dicom" in answer.err
+    assert call(*ask, "--format", "dicom", "--deidentify").code == 0
+    (sidecar,) = (tmp_path / "out").glob("*.json")
+    assert "lanted" not in sidecar.read_text()
+    assert len(json.loads(sidecar.read_text())["Sources"][0]["SHA256"]) == 64
+    for one in (dcmread(path) for path in (tmp_path / "out").rglob("*.dcm")):
+        assert "lanted" not in str(one).replace("PLANTED", "planted")
+        assert one.PatientIdentityRemoved == "YES"
+
+
 def test_the_word_fits_or_is_refused(call: Call, tiny: Path, exam: Path) -> None:
     ask = ("translate", exam, "--to", "t2", "--model", tiny, "--format", "dicom")
     before = seen(exam.parent)

@@ -72,7 +72,7 @@ def test_a_name_that_contradicts_the_image_wins_and_is_doubted(
     def certain(volume: Volume) -> Glance:
         shares = {Contrast.T2W: 0.995, Contrast.FLAIR: 0.001}
         empty = np.zeros((2, 2, 2), np.float32)
-        return Glance(Contrast.T2W, 0.995, shares, 0.99, volume, empty)
+        return Glance(Contrast.T2W, 0.995, shares, 0.99, volume, empty, empty)
 
     monkeypatch.setattr("medi2i.inference.recognise.glance", certain)
     answer = call(
@@ -102,3 +102,18 @@ def test_it_is_verified_and_shown_like_the_translators(call: Call) -> None:
     assert "glance: ok" in call("models", "verify").out
     assert "head" in call("models", "show", "glance").out
     assert "glance" not in call("models", "list").out
+
+
+def test_one_scan_is_read_once(
+    call: Call, tiny: Path, heads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def counted(path: Path, **options: int | None) -> Volume:
+        read.append(path)
+        return load_volume(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("medi2i.jobs.scans.load_volume", counted)
+    silent = heads / "series1.nii.gz"
+    assert call("translate", silent, "--to", "t2", "--model", tiny, "-o", tmp_path).code == 0
+    assert read == [silent]

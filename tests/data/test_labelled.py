@@ -185,3 +185,54 @@ def test_settings_choose_by_the_task(study: Path) -> None:
         Data(labels="x.tsv").windows(cohort, Task((FLAIR,), (Contrast.T1W,)), VIEW, Pairing.PAIRED)
     with pytest.raises(ConfigError, match="one translation"):
         Data(emphasis={"FLAIR": 2.0}).windows(cohort, TASK, VIEW, Pairing.UNPAIRED)
+
+
+ALONE = Task((FLAIR,), (FLAIR,), domains=("healthy",))
+
+
+@pytest.mark.parametrize(
+    ("slices", "allowed"),
+    # lesions in 4 to 6; 0 and 11 are air, and count as healthy neighbours
+    [(1, {1, 2, 3, 7, 8, 9, 10}), (3, {1, 2, 8, 9, 10}), (5, {9})],
+)
+def test_a_single_domain_shows_no_lesion_not_even_in_a_neighbour(
+    study: Path, slices: int, allowed: set[int]
+) -> None:
+    for path in study.rglob("*_FLAIR.nii"):  # lesions glow
+        scan = load_volume(path)
+        mask = load_volume(
+            study
+            / f"derivatives/expert/{path.parts[-3]}/anat/{path.parts[-3]}_label-lesion_mask.nii"
+        )
+        save_volume(scan.like(np.where(mask.voxels > 0, 300, scan.voxels)), path, overwrite=True)
+    supply = LabelledWindows(
+        find_cohort(study), ALONE, View(slices=slices), size=16, augmentation=STILL
+    )
+    seen = set()
+    for number in range(60):
+        sample = supply[number]
+        assert (sample.source_contrast, sample.target_contrast, sample.other) == (0, 0, "")
+        assert torch.equal(sample.source[slices // 2], sample.target[0])
+        assert float(sample.source.max()) < 0.5, "a lesion, which is 1"
+        seen.add(round((float(sample.target.max()) + 1) / 2 * 300 - 100))
+    assert seen == allowed
+    batch = next(batches(supply, 3))
+    assert batch.target_contrast is not None
+    assert batch.target_contrast.tolist() == [0, 0, 0]
+    assert batch.target_weight is None
+
+
+def test_a_single_domain_by_a_table(study: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.tsv"
+    table.write_text("participant_id\tlabel\nsub-1\tdiseased\nsub-2\thealthy\n")
+    supply = LabelledWindows(find_cohort(study), ALONE, VIEW, labels=str(table), size=16)
+    assert [s.name for s in supply.subjects] == ["sub-2"]
+    assert {supply[number].subject for number in range(5)} == {"sub-2"}
+    rows = "".join(f"sub-1\t{z}\t{'diseased' if z == 6 else 'healthy'}\n" for z in range(2, 9))
+    table.write_text(f"participant_id\tslice\tlabel\n{rows}")
+    supply = LabelledWindows(find_cohort(study), ALONE, VIEW, labels=str(table), size=16)
+    ((_, told),) = supply.told.items()
+    assert told[0].tolist() == [3, 4]
+    table.write_text("participant_id\tlabel\nsub-1\tdiseased\n")
+    with pytest.raises(CohortError, match='is "healthy"'):
+        LabelledWindows(find_cohort(study), ALONE, VIEW, labels=str(table))

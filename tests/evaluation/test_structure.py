@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from medi2i.contrasts import Contrast
 from medi2i.errors import DimensionError, UsageError
-from medi2i.evaluation.structure import structure_scores
+from medi2i.evaluation.structure import orientation, structure_scores
 from medi2i.simulate import phantom
 
 Field = NDArray[np.float32]
@@ -91,3 +91,10 @@ def test_what_cannot_be_compared() -> None:
         scores(-source, target)
     with pytest.raises(UsageError, match="translation is constant"):
         scores(source, np.ones_like(source))
+
+
+def test_the_orientation_alone_is_the_same() -> None:
+    source, target = head()
+    moved = np.roll(target, 2, axis=0)
+    expected = scores(source, moved).orientation
+    assert orientation(source, moved, source > 0, spacing=(2, 2, 2)) == pytest.approx(expected)

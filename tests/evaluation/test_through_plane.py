@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medi2i.errors import DimensionError, UsageError
-from medi2i.evaluation.through_plane import through_plane_ratio
+from medi2i.evaluation.through_plane import motion_residual, through_plane_ratio
 
 RNG = np.random.default_rng(0)
 SCAN = RNG.random((6, 5, 8))
@@ -39,3 +39,24 @@ def test_what_cannot_be_compared_is_refused() -> None:
         through_plane_ratio(SCAN, SCAN, EVERYWHERE & (np.arange(8) == 3))
     with pytest.raises(UsageError, match="same in all slices"):
         through_plane_ratio(SCAN, np.ones_like(SCAN), EVERYWHERE)
+
+
+def test_a_scan_that_leans_leaves_nothing_once_its_motion_is_followed() -> None:
+    base = np.random.default_rng(1).random((20, 16))
+    leaning = np.stack([np.roll(base, -2 * height, axis=0) for height in range(5)], axis=-1)
+    fields = np.zeros((4, 2, 20, 16), np.float16)
+    fields[:, 0] = 2
+    brain = np.zeros(leaning.shape, bool)
+    brain[:10] = True  # away from where roll comes round
+    assert motion_residual(leaning, fields, brain) < 1e-6
+    assert motion_residual(1 - leaning, fields, brain) < 1e-6
+    assert motion_residual(leaning, 0 * fields, brain) > 0.2
+    assert motion_residual(leaning, fields[:, ::-1], brain) > 0.2
+    flicker = leaning + 0.1 * (np.arange(5) % 2)
+    assert motion_residual(flicker, fields, brain) == pytest.approx(0.1, abs=1e-6)
+    turned = np.moveaxis(flicker, 2, 0), fields, np.moveaxis(brain, 2, 0)
+    assert motion_residual(*turned, axis=0) == pytest.approx(0.1, abs=1e-6)
+    with pytest.raises(DimensionError, match="slices first"):
+        motion_residual(leaning, fields[1:], brain)
+    with pytest.raises(UsageError, match="no two neighbouring"):
+        motion_residual(leaning, fields, brain & (np.arange(5) == 2))

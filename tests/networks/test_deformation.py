@@ -10,6 +10,7 @@ from medi2i.errors import DimensionError, UsageError
 from medi2i.networks.deformation import (
     compose,
     integrate,
+    invert,
     jacobian_determinant,
     least_jacobian,
     sample,
@@ -266,3 +267,16 @@ def test_what_does_not_fit_is_refused() -> None:
         warp(image, u, mode="cubic")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="a floating type was expected"):
         sample(image, torch.zeros(1, 2, 6, 7, dtype=torch.long))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_there_and_back_again(dims: int) -> None:
+    shift = torch.zeros(1, dims, *(12,) * dims)
+    shift[:, 0], shift[:, 1] = 1.5, -0.5
+    assert torch.allclose(invert(shift), -shift, atol=1e-5)
+    u = smooth(dims, 24, 2.0)
+    back = invert(u)
+    assert float(compose(u, back).norm(dim=1).max()) < 0.02  # it is sought on the grid
+    assert float(compose(back, u).norm(dim=1).mean()) < 0.05  # between its points
+    with pytest.raises(DimensionError):
+        invert(torch.zeros(1, dims + 1, *(8,) * dims))

@@ -71,4 +71,4 @@ def look(volume: Volume) -> Glance:
     shares = dict.fromkeys(CLASSES, 0.2)
     empty = np.zeros((1, 1, 1), np.float32)
     upright = volume.name != "odd.nii"
-    return Seen(CLASSES[0], 0.2, shares, 0.99 if upright else 0.1, volume, empty)
+    return Seen(CLASSES[0], 0.2, shares, 0.99 if upright else 0.1, volume, empty, empty)

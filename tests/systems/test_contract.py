@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medi2i.batch import Batch
+from medi2i.batch import Batch, Neighbour
 from medi2i.contrasts import Contrast
 from medi2i.model import Model, build_system, read_model, write_model
 from medi2i.systems import SYSTEMS, Translator
@@ -24,6 +24,15 @@ SETUPS = {
     "2-D many to many": (Task((T1W, FLAIR), (T2W, Contrast.PDW)), View(dims=2, slices=3)),
     "3-D": (Task((T1W,), (T2W,)), View(dims=3, patch=16)),
 }
+ALONE = {
+    "2-D, one domain": (Task((FLAIR,), (FLAIR,), domains=("healthy",)), View(dims=2)),
+    "2-D, several contrasts": (
+        Task((T1W, FLAIR), (T1W, FLAIR), domains=("healthy",)),
+        View(dims=2, slices=3),
+    ),
+    "3-D, one domain": (Task((FLAIR,), (FLAIR,), domains=("healthy",)), View(dims=3, patch=16)),
+}
+"""For systems that translate nothing."""
 
 
 class Small(NamedTuple):
@@ -96,6 +105,17 @@ SMALL = {
         {"depth": 2, "features": 4, "patch": 1, "patch_features": 4},
         ["2-D", "2-D many to many", "3-D"],  # two domains, each with networks of its own
     ),
+    "reggan": Small(
+        "reggan",
+        {"features": 4, "blocks": 1, "patch": 1, "patch_features": 4, "levels": 2}
+        | {"registration_features": 4},
+        ["2-D", "2-D many to many", "3-D"],
+    ),
+    "reggan, velocity": Small(
+        "reggan",
+        {"features": 4, "blocks": 1, "patch": 1, "patch_features": 4, "registration": "velocity"},
+        ["2-D many to many"],
+    ),
     "bayesian_cgan": Small("bayesian_cgan", {"depth": 3, "features": 4, "patch": 1}),
     "bayesian_cgan with concrete dropout": Small(
         "bayesian_cgan",
@@ -147,6 +167,9 @@ SMALL = {
         {"generator": "unet", "depth": 3, "features": 4, "patch": 1, "patch_features": 4},
         ["2-D many to many", "3-D"],
     ),
+    "denoising_autoencoder": Small(
+        "denoising_autoencoder", {"features": (4, 8), "grain": 4}, tuple(ALONE)
+    ),
     "discogan": Small(
         "discogan",
         {"depth": 2, "features": 4, "generator_rounds": 0},
@@ -192,6 +215,18 @@ SMALL = {
         | {"pseudo": 0.5, "easy": "blurred", "earlier": 3},
         ["2-D many to many", "3-D"],
     ),
+    "flow_deformation": Small(
+        "flow_deformation",
+        {"levels": 2, "steps": 1, "width": 4, "patch": 1, "patch_features": 4, "pool": 3}
+        | {"ramp": 1, "registration": "learned"},
+        ["2-D", "2-D many to many"],
+    ),
+    "flow_deformation, pairs": Small(
+        "flow_deformation",
+        {"levels": 2, "steps": 1, "width": 4, "patch": 1, "patch_features": 4, "pool": 3}
+        | {"ramp": 0, "pairs": True},
+        ["2-D many to many"],
+    ),
     "flow_disentangle": Small(
         "flow_disentangle", {"levels": 2, "steps": 1, "width": 4, "features": 4}
     ),
@@ -231,6 +266,7 @@ SMALL = {
         {"features": 2, "blocks": 1, "layers": 2, "window": 8, "feature_size": 3}
         | {"pretraining": 1, "n_critic": 1},
     ),
+    "vae": Small("vae", {"features": 4, "halvings": 2, "code": 3}, tuple(ALONE)),
     "xgan": Small(
         "xgan",
         {"features": 4, "blocks": 1, "patch": 1, "patch_features": 4},
@@ -287,7 +323,7 @@ class Setup(NamedTuple):
 
 
 ALL = {
-    f"{label}, {name}": Setup(small.system, small.arguments, *SETUPS[name])
+    f"{label}, {name}": Setup(small.system, small.arguments, *(SETUPS | ALONE)[name])
     for label, small in SMALL.items()
     for name in small.setups
 }
@@ -310,6 +346,11 @@ def batch_for(setup: Setup, number: int = 0, size: int = 2) -> Batch:
     def image(count: int) -> Tensor:
         return 2 * torch.rand(size, count, *setup.shape, generator=random) - 1
 
+    def neighbour() -> Neighbour | None:
+        if setup.view.dims != 2:
+            return None
+        return Neighbour(image(channels), 2 * image(2), (image(1) > -0.5).float())
+
     demand = setup.task.conditions
     subjects = tuple(f"sub-{index}" for index in range(size))
     weight = (image(1) + 1) / 2
@@ -321,6 +362,8 @@ def batch_for(setup: Setup, number: int = 0, size: int = 2) -> Batch:
             weight,
             target_weight=weight.flip(0),
             target_slab=slab,
+            neighbour=neighbour(),
+            target_neighbour=neighbour() if setup.task.inputs == setup.task.outputs else None,
             subjects=subjects,
         )
     asked = (torch.arange(size) + number) % demand

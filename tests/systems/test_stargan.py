@@ -229,6 +229,21 @@ def test_an_identity_comes_back_at_no_cost(monkeypatch: pytest.MonkeyPatch) -> N
     assert "l1" not in critic.losses
 
 
+def test_two_people_are_not_compared_voxel_by_voxel() -> None:
+    batch = batch_of()
+    unpaired = Batch(
+        batch.source,
+        batch.target,
+        torch.ones(4, 1, 16, 16),
+        batch.source_contrast,
+        batch.target_contrast,
+        target_weight=torch.ones(4, 1, 16, 16),
+    )
+    with pytest.raises(UsageError, match="two people: set it to 0"):
+        next(iter(small(conditions=3, l1=10.0).play(unpaired)))
+    assert next(iter(small(conditions=3).play(unpaired))).player == "discriminator"
+
+
 def test_without_its_weight_the_pairing_does_not_count() -> None:
     _, generator = small(conditions=3).play(batch_of())
     assert set(generator.losses) == {"gan", "classification", "cycle"}

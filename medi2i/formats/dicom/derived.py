@@ -16,6 +16,8 @@ from medi2i import __version__
 from medi2i.errors import GeometryError
 from medi2i.files import whole_folder
 from medi2i.formats.dicom.burn import burned
+from medi2i.formats.dicom.codes import dcm
+from medi2i.formats.dicom.deidentify import deidentified
 from medi2i.formats.dicom.frames import Frame
 from medi2i.formats.dicom.series import Series, check_installed
 from medi2i.formats.dicom.stored import quiet
@@ -69,6 +71,7 @@ class Derivation:
         volume: which volume of a 4-D source.
         model: name and checksum of the model.
         burn_in: whether the word SYNTHETIC is written into the pixels.
+        deidentify: whether the patient is taken out.
     """
 
     target: str
@@ -76,6 +79,7 @@ class Derivation:
     model: str
     volume: int | None = None
     burn_in: bool = False
+    deidentify: bool = False
 
     @property
     def first(self) -> Series:
@@ -165,6 +169,8 @@ class Writer:
             common.SpacingBetweenSlices = _decimal(ordered.spacing[2])
             for number, frame in enumerate(ordered.frames, start=1):
                 one = self._instance(common, frame, number, generate_uid(None))
+                if self.derivation.deidentify:
+                    one = deidentified(one)
                 one.PixelData = pixels.stored[:, :, number - 1].T.astype("<i2").tobytes()
                 one["PixelData"].VR = "OW"
                 one.save_as(self.folder / f"IM{number:04d}.dcm", enforce_file_format=True)
@@ -263,7 +269,7 @@ def _reference(frame: Frame, *, preserved: bool = False) -> Dataset:
     if frame.index or "Enhanced" in UID(frame.sop_class).name:
         item.ReferencedFrameNumber = frame.index + 1
     item.PurposeOfReferenceCodeSequence = [
-        _code("121322", "Source image for image processing operation")
+        dcm("121322", "Source image for image processing operation")
     ]
     if preserved:
         item.SpatialLocationsPreserved = "YES"
@@ -280,16 +286,7 @@ def _equipment(code: str, meaning: str) -> Dataset:
     from pydicom import Dataset
 
     item = Dataset()
-    item.PurposeOfReferenceCodeSequence = [_code(code, meaning)]
-    return item
-
-
-def _code(value: str, meaning: str) -> Dataset:
-    """A code of DICOM's own (PS3.16)."""
-    from pydicom import Dataset
-
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
+    item.PurposeOfReferenceCodeSequence = [dcm(code, meaning)]
     return item
 
 

@@ -77,6 +77,9 @@ class SeriesWriter:
             device=str(choose_device(self.device)),
             seed=self.seed,
         )
+        if self.writer.derivation.deidentify:
+            for source in record["Sources"]:
+                del source["Name"]
         self.writer.write(result.volume)
         write_whole(sidecar_of(self.folder), as_text(record))
 
@@ -92,6 +95,7 @@ def writing_series(
     seed: int = 0,
     volume: int | None = None,
     burn_in: bool = False,
+    deidentify: bool = False,
     overwrite: bool = False,
 ) -> Iterator[SeriesWriter]:
     """Write a synthetic scan as a derived series; at the end of the block the folder appears.
@@ -100,6 +104,7 @@ def writing_series(
         sources: what was translated, in the order of the model's task; the first gives the slices.
         volume: which one of a 4-D source.
         burn_in: write SYNTHETIC into the pixels.
+        deidentify: take the patient out of the images; the side-car then names no source.
 
     Raises:
         OutputError: it exists and `overwrite` is False, or cannot be written.
@@ -110,6 +115,7 @@ def writing_series(
         model=f"{model.name} ({model.system_name}, sha256 {model.sha256[:16]})",
         volume=volume,
         burn_in=burn_in,
+        deidentify=deidentify,
     )
     with write_derived(folder, derivation, overwrite=overwrite) as writer:
         yield SeriesWriter(writer, folder, model, sources, target, device, seed)

@@ -1,4 +1,4 @@
-"""DICOM on the command line: series listed, and chosen."""
+"""DICOM among the inputs: series listed, and chosen."""
 
 from __future__ import annotations
 
