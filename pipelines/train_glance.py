@@ -32,7 +32,15 @@ import medi2i
 from medi2i.contrasts import Contrast
 from medi2i.data.cohort import find_cohort
 from medi2i.files import write_whole
-from medi2i.inference.glance import CLASSES, Glance, coarse, glance, intensities, write_glance_net
+from medi2i.inference.glance import (
+    CLASSES,
+    Glance,
+    coarse,
+    glance,
+    intensities,
+    read_glance_net,
+    write_glance_net,
+)
 from medi2i.networks.glance import GlanceNet, described
 from medi2i.simulate import procedural_head
 from medi2i.simulate.coarse import CoarseHead, bend, coarse_scan, coarsen, degrade
@@ -75,8 +83,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=420, help="batches for the mask")
     parser.add_argument("--glances", type=int, default=2400, help="samples for the classifier")
     parser.add_argument("--install", action="store_true")
+    parser.add_argument("--score", action="store_true", help="the network that is shipped, alone")
     chosen = parser.parse_args()
     maps = sorted((chosen.data / "anatomy").glob("*.nii.gz"))
+    if chosen.score:
+        shipped = read_glance_net(Path(medi2i.__file__).parent / "zoo" / "glance")
+        scores = score(shipped, chosen.data, maps[-KEPT_OUT:])
+        write_whole(chosen.run / "scores.json", json.dumps(scores, indent=2) + "\n")
+        print(json.dumps(scores["all"], indent=2))
+        return
     samples = Samples(load_heads(maps[:-KEPT_OUT]), load_scans(chosen.data))
     print(f"{len(samples.heads)} anatomies, {len(samples.scans)} real scans", flush=True)
     net = train(samples, chosen.run / "last.pt", chosen.steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +13,7 @@ import torch
 
 from medi2i.volume import Volume, save_volume
 
+os.environ["COLUMNS"] = "160"  # tables as on a wide terminal, wherever the tests run
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -18,6 +18,7 @@ def systems(
     as_json: Annotated[bool, typer.Option("--json", help="Print the catalogue as JSON.")] = False,
 ) -> None:
     """List the translation systems: pairing, dimensions, size, paper."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Column, Table
 
     from medi2i.errors import UsageError
@@ -49,6 +50,8 @@ def systems(
         "one-to-many",
         "parameters 2-D, 3-D",
         Column("paper", overflow="fold"),
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     for row in rows:
         table.add_row(

@@ -114,6 +114,9 @@ def translate(
     preview: Annotated[
         bool, typer.Option("--preview", help="Also write a PNG: source | synthetic.")
     ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also write an HTML page to scroll through.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")] = False,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave out what exists.")
@@ -144,11 +147,11 @@ def translate(
     if uncertainty and samples:
         raise UsageError("--uncertainty and --samples give two maps of one thing; give one")
     if file_format is FileFormat.DICOM and (
-        samples or uncertainty or preview or dtype is not VoxelType.FLOAT32
+        samples or uncertainty or preview or report or dtype is not VoxelType.FLOAT32
     ):
         raise UsageError(
             "--format dicom writes one series of 16-bit images; leave --samples, --uncertainty, "
-            "--preview and --dtype out"
+            "--preview, --report and --dtype out"
         )
     if burn_in and file_format is not FileFormat.DICOM:
         raise UsageError("--burn-in marks the pixels of a DICOM series; give --format dicom")
@@ -189,6 +192,8 @@ def translate(
     silent = quiet or as_json
 
     def take(row: Row) -> None:
+        if report and row["status"] == "done":
+            row["report"] = str(_report_on(row, volume, overwrite=overwrite))
         if row["status"] == "failed":
             codes.append(row.pop("code"))
         rows.append(row)
@@ -203,6 +208,8 @@ def translate(
             name = choose_model(model, (scan.contrast for scan in scans), options)
             loaded = ready_model(name, options)
             jobs = plan_jobs(scans, loaded, given, output, failed, options)
+            if report and not (overwrite or skip_existing):
+                _check_pages([job.output for job in jobs])
             with following(len(jobs), quiet=silent) as (advance, begin):
 
                 def over(row: Row) -> None:
@@ -214,6 +221,26 @@ def translate(
         if as_json:
             print_json(rows)
     end(codes, len(rows))
+
+
+def _check_pages(outputs: Sequence[Path]) -> None:
+    """Raise OutputError where a page exists."""
+    from medi2i.errors import OutputError
+    from medi2i.report.finished import page_of
+
+    for page in map(page_of, outputs):
+        if page.exists():
+            raise OutputError(f'"{page}" exists; give --overwrite to replace it')
+
+
+def _report_on(row: Row, volume: int | None, *, overwrite: bool) -> Path:
+    """Write the page of a finished scan; what came as DICOM is not shown beside it."""
+    from medi2i.report.finished import page_of, report_on
+
+    output, source = Path(row["output"]), Path(row["input"][0])
+    shown = source if _nifti(source) else None
+    report_on(output, source=shown, volume=volume, overwrite=overwrite)
+    return page_of(output)
 
 
 def _nifti(output: Path) -> bool:

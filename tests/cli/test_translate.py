@@ -420,3 +420,18 @@ def test_a_real_scan(call: Call, tiny: Path, shared_data: Path, tmp_path: Path) 
     for field in ("sform_code", "qform_code", "pixdim", "xyzt_units"):
         assert np.array_equal(after.header[field], before.header[field])
     assert not np.array_equal(after.voxels, before.voxels)
+
+
+def test_a_page_beside_the_scan(call: Call, tiny: Path, tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "t1.nii.gz")
+    ask = ("translate", scan, "--to", "t2", "--model", tiny, "--report")
+    assert call(*ask).code == 0
+    page = tmp_path / "t1_desc-synth_T2w_report.html"
+    assert "t1.nii.gz" in page.read_text(encoding="utf-8")
+    (tmp_path / "t1_desc-synth_T2w.nii.gz").unlink()
+    (tmp_path / "t1_desc-synth_T2w.json").unlink()
+    answer = call(*ask)
+    assert answer.code != 0
+    assert "_report.html" in answer.err
+    assert not (tmp_path / "t1_desc-synth_T2w.nii.gz").exists()
+    assert call(*ask, "--overwrite").code == 0
