@@ -107,10 +107,15 @@ def mean_scores(path: Path) -> dict[str, dict[str, float]]:
     }
 
 
-def correlations(rows: Sequence[Judged]) -> dict[str, float]:
-    """Spearman's between the criterion and each paired score, over the systems."""
-    alone = [row.alone.criterion for row in rows]
-    return {name: float(spearmanr(alone, [r.paired[name] for r in rows])[0]) for name in PAIRED}
+def correlations(rows: Sequence[Judged]) -> dict[tuple[str, str], float]:
+    """Spearman's over the systems, of the criterion and its two parts with each paired score."""
+    found = {}
+    for alone in UNPAIRED:
+        sign = -1 if alone == "distance" else 1  # less is better
+        own = [sign * getattr(row.alone, alone) for row in rows]
+        for paired in PAIRED:
+            found[alone, paired] = float(spearmanr(own, [r.paired[paired] for r in rows])[0])
+    return found
 
 
 def as_csv(rows: Sequence[Judged]) -> str:
@@ -138,8 +143,8 @@ def as_markdown(rows: Sequence[Judged]) -> str:
             both = f"{row.paired['psnr']:.2f} | {row.paired['ssim']:.3f}"
             lines.append(f"| {comparison} | {row.system} | {alone} | {both} |")
         if len(own) >= FEWEST:
-            found = ", ".join(f"{name} {value:.2f}" for name, value in correlations(own).items())
-            after.append(f"{comparison}: rank correlation of the criterion with {found}.")
+            said = [f"{a} with {p} {value:.2f}" for (a, p), value in correlations(own).items()]
+            after.append(f"{comparison}, rank correlations: {', '.join(said)}.")
     return "\n".join([*lines, "", *after]) + "\n"
 
 
