@@ -13,10 +13,11 @@ from typer.core import TyperCommand
 from medi2i.cli.console import (
     Device,
     DeviceName,
-    Fuse,
-    Quality,
-    QualityName,
+    FuseOption,
+    QualityOption,
     VoxelType,
+    check_together,
+    contrasts_of,
     end,
     ends_well,
     err,
@@ -25,6 +26,7 @@ from medi2i.cli.console import (
     quality_of,
 )
 from medi2i.cli.translate import show
+from medi2i.inference.passes import Quality
 
 if TYPE_CHECKING:
     from medi2i.jobs.study import Study, Visit
@@ -100,8 +102,8 @@ def bids(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Windows through the network at once.")
     ] = None,
-    quality: Quality = QualityName.FAST,
-    fuse: Fuse = None,
+    quality: QualityOption = Quality.FAST,
+    fuse: FuseOption = None,
     volume: Annotated[
         int | None, typer.Option(min=0, help="Which volume of 4-D scans, from 0.")
     ] = None,
@@ -148,7 +150,7 @@ def bids(
     Exit codes: 0 done, 1 some scans failed, 2 usage, 3 bad input, 4 bad model, 130 interrupted.
     """
     from medi2i.contrasts import Contrast
-    from medi2i.errors import Medi2iError, UsageError
+    from medi2i.errors import UsageError
     from medi2i.files import write_whole
     from medi2i.formats.bids import describe_dataset
     from medi2i.jobs.crew import on_dask, on_processes, shard_of
@@ -159,19 +161,10 @@ def bids(
 
     if level != "participant":
         raise UsageError(f'analysis level "{level}"; participant was expected, the only one')
-    if quiet and verbose:
-        raise UsageError("--quiet and --verbose contradict each other; give one")
-    if uncertainty and samples:
-        raise UsageError("--uncertainty and --samples give two maps of one thing; give one")
+    check_together(quiet=quiet, verbose=verbose, uncertainty=uncertainty, samples=samples)
     if dask is not None and workers > 1:
         raise UsageError("--dask and --workers both say who works; give one")
-    try:
-        target = Contrast.parse(to)
-        given = None if source is None else Contrast.parse(source)
-    except Medi2iError as error:
-        raise UsageError(str(error)) from error
-    if given is target:
-        raise UsageError(f"--from and --to are both {target}; two different contrasts are needed")
+    target, given = contrasts_of(to, source)
     part, parts = shard_of(shard)
     root, place = bids_dir.resolve(), output.resolve()
     if root == place:

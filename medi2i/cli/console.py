@@ -24,18 +24,21 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from medi2i.errors import Medi2iError, out_of_memory
+from medi2i.contrasts import Contrast
+from medi2i.errors import Medi2iError, UsageError, out_of_memory
+from medi2i.inference.passes import Quality
 
 __all__ = [
     "INTERRUPTED",
     "Device",
     "DeviceName",
-    "Fuse",
     "FuseName",
-    "Quality",
-    "QualityName",
+    "FuseOption",
+    "QualityOption",
     "VoxelType",
+    "check_together",
     "complain",
+    "contrasts_of",
     "end",
     "ends_well",
     "err",
@@ -80,14 +83,6 @@ class VoxelType(StrEnum):
     INT32 = "int32"
 
 
-class QualityName(StrEnum):
-    """What --quality takes."""
-
-    FAST = "fast"
-    PLANES = "planes"
-    BEST = "best"
-
-
 class FuseName(StrEnum):
     """What --fuse takes."""
 
@@ -95,20 +90,46 @@ class FuseName(StrEnum):
 
 
 Device = Annotated[DeviceName, typer.Option("--device", help="auto: the GPU where there is one.")]
-Quality = Annotated[
-    QualityName,
+QualityOption = Annotated[
+    Quality,
     typer.Option(
         "--quality",
         help="One look at each scan; the mean of three, one in each plane (up to 3 times the "
         "time); of these and a mirrored one (4 times).",
     ),
 ]
-Fuse = Annotated[FuseName | None, typer.Option("--fuse", help="Another word for --quality planes.")]
+FuseOption = Annotated[
+    FuseName | None, typer.Option("--fuse", help="Another word for --quality planes.")
+]
 
 
-def quality_of(quality: QualityName, fuse: FuseName | None) -> str:
+def quality_of(quality: Quality, fuse: FuseName | None) -> Quality:
     """The quality that is asked for by either option."""
-    return QualityName.PLANES if fuse and quality is QualityName.FAST else quality
+    return Quality.PLANES if fuse and quality is Quality.FAST else quality
+
+
+def contrasts_of(to: str, source: str | None) -> tuple[Contrast, Contrast | None]:
+    """The contrasts that --to and --from name.
+
+    Raises:
+        UsageError: one is unknown, or both are the same.
+    """
+    try:
+        target = Contrast.parse(to)
+        given = None if source is None else Contrast.parse(source)
+    except Medi2iError as error:
+        raise UsageError(str(error)) from error
+    if given is target:
+        raise UsageError(f"--from and --to are both {target}; two different contrasts are needed")
+    return target, given
+
+
+def check_together(*, quiet: bool, verbose: bool, uncertainty: bool, samples: int | None) -> None:
+    """Raise UsageError for options that contradict each other."""
+    if quiet and verbose:
+        raise UsageError("--quiet and --verbose contradict each other; give one")
+    if uncertainty and samples:
+        raise UsageError("--uncertainty and --samples give two maps of one thing; give one")
 
 
 def complain(error: Exception | str) -> None:

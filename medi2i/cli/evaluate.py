@@ -10,13 +10,13 @@ import typer
 from medi2i.cli.console import (
     Device,
     DeviceName,
-    Quality,
-    QualityName,
+    QualityOption,
     ends_well,
     err,
     out,
     print_json,
 )
+from medi2i.inference.passes import Quality
 
 if TYPE_CHECKING:
     from medi2i.evaluation import ScoreTable
@@ -63,7 +63,7 @@ def evaluate(
         Path | None, typer.Option("-o", "--output", help="Folder for scores and translations.")
     ] = None,
     device: Device = DeviceName.AUTO,
-    quality: Quality = QualityName.FAST,
+    quality: QualityOption = Quality.FAST,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")] = False,
     per_case: Annotated[bool, typer.Option(help="Show every case, not only the means.")] = True,
     structure: Annotated[

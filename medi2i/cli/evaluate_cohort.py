@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from medi2i.data.cohort import Subject
     from medi2i.evaluation import Case, PointwiseMap, Protocol, ScoreTable
     from medi2i.evaluation.compare import Further
+    from medi2i.inference.passes import Quality
     from medi2i.model import Model
     from medi2i.volume import Volume
 
@@ -49,7 +50,7 @@ def score_cohort(
     device: DeviceName,
     protocol: Protocol,
     *,
-    quality: str = "fast",
+    quality: Quality,
     structure: bool | None,
     quiet: bool,
 ) -> tuple[ScoreTable, int]:
@@ -139,21 +140,20 @@ def _jobs(
 
 
 def _translated(
-    job: Job, model: Model, folder: Path, scratch: Path, device: DeviceName, quality: str
+    job: Job, model: Model, folder: Path, scratch: Path, device: DeviceName, quality: Quality
 ) -> Case:
     """Translate one subject; the case holds paths, so that a cohort need not fit in memory."""
     from medi2i.data.registration import load_together
     from medi2i.evaluation import Case
     from medi2i.formats.names import synthetic_name
     from medi2i.formats.synthetic import save_synthetic
-    from medi2i.inference.passes import quality_called
     from medi2i.inference.translate import run_model
     from medi2i.volume import save_volume
 
     scans = load_together(job.subject, (*job.sources, job.target))
     acquired = scans.pop(job.target)
     source = scans[job.sources[0]]
-    result = run_model(model, scans, job.target, device=device, quality=quality_called(quality))
+    result = run_model(model, scans, job.target, device=device, quality=quality)
     name = synthetic_name(Path(f"{job.name}.nii.gz"), job.target)
     synthetic = folder / job.task.replace("->", "-to-") / name
     paths = {contrast: job.subject.scans[contrast] for contrast in job.sources}

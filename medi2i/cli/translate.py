@@ -12,11 +12,12 @@ import typer
 from medi2i.cli.console import (
     Device,
     DeviceName,
-    Fuse,
-    Quality,
-    QualityName,
+    FuseOption,
+    QualityOption,
     VoxelType,
+    check_together,
     complain,
+    contrasts_of,
     end,
     ends_well,
     err,
@@ -25,6 +26,7 @@ from medi2i.cli.console import (
     quality_of,
     tell,
 )
+from medi2i.inference.passes import Quality
 
 if TYPE_CHECKING:
     from medi2i.errors import Medi2iError
@@ -78,8 +80,8 @@ def translate(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Windows through the network at once.")
     ] = None,
-    quality: Quality = QualityName.FAST,
-    fuse: Fuse = None,
+    quality: QualityOption = Quality.FAST,
+    fuse: FuseOption = None,
     volume: Annotated[
         int | None, typer.Option(min=0, help="Which volume of a 4-D scan, from 0.")
     ] = None,
@@ -134,18 +136,14 @@ def translate(
 
     Exit codes: 0 done, 1 some inputs failed, 2 usage, 3 bad input, 4 bad model, 130 interrupted.
     """
-    from medi2i.contrasts import Contrast
-    from medi2i.errors import Medi2iError, UsageError
+    from medi2i.errors import UsageError
     from medi2i.jobs.plan import Options, choose_model, plan_jobs, ready_model
     from medi2i.jobs.scans import find_scans
     from medi2i.jobs.work import failure, work_through
 
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing contradict each other; give one")
-    if quiet and verbose:
-        raise UsageError("--quiet and --verbose contradict each other; give one")
-    if uncertainty and samples:
-        raise UsageError("--uncertainty and --samples give two maps of one thing; give one")
+    check_together(quiet=quiet, verbose=verbose, uncertainty=uncertainty, samples=samples)
     if file_format is FileFormat.DICOM and (
         samples or uncertainty or preview or report or dtype is not VoxelType.FLOAT32
     ):
@@ -159,13 +157,7 @@ def translate(
         raise UsageError(
             "--deidentify is for a DICOM series; give --format dicom (NIfTI names nobody)"
         )
-    try:
-        target = Contrast.parse(to)
-        given = None if source is None else Contrast.parse(source)
-    except Medi2iError as error:
-        raise UsageError(str(error)) from error
-    if given is target:
-        raise UsageError(f"--from and --to are both {target}; two different contrasts are needed")
+    target, given = contrasts_of(to, source)
     if output is not None and not output.is_dir() and _other_format(output):
         raise UsageError(f'-o "{output}" is no NIfTI file; .nii, .nii.gz or a folder was expected')
     if output is not None and file_format is FileFormat.DICOM and _nifti(output):

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from medi2i.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["AXIAL", "Pass", "Quality", "passes_of", "quality_called"]
 

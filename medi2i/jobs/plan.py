@@ -13,6 +13,7 @@ from medi2i.contrasts import Contrast
 from medi2i.errors import ContrastError, UsageError
 from medi2i.formats.names import EXTENSIONS, stem_of, subject_prefix, synthetic_name
 from medi2i.formats.synthetic import Files
+from medi2i.inference.passes import Quality
 from medi2i.inference.samples import STD, check_samples
 from medi2i.inference.translate import UNCERTAINTY, check_uncertainty, choose_device
 from medi2i.jobs.dicom import choice
@@ -48,7 +49,7 @@ class Options:
     seed: int = 0
     samples: int = 0
     uncertainty: bool = False
-    quality: str = "fast"
+    quality: Quality = Quality.FAST
     preview: bool = False
     overwrite: bool = False
     skip_existing: bool = False
@@ -122,7 +123,7 @@ def ready_model(name: str, options: Options) -> Model:
         raise ContrastError(f'model "{model.name}" turns {model.task}; {asked}')
     if options.samples:
         check_samples(model, options.samples)
-        if options.quality != "fast":
+        if options.quality is not Quality.FAST:
             raise UsageError(
                 f"--quality {options.quality} averages, and samples are there to differ: give "
                 "either it or --samples"

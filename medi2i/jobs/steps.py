@@ -12,7 +12,6 @@ from medi2i.contrasts import Contrast
 from medi2i.formats.synthetic import Writer, check_free, writing
 from medi2i.inference import samples as sampling
 from medi2i.inference import translate
-from medi2i.inference.passes import quality_called
 from medi2i.jobs.plan import Job, Options
 from medi2i.model import Model
 from medi2i.volume import Volume
@@ -101,7 +100,7 @@ def translated(
         options.target,
         device=options.device,
         batch_size=options.batch_size,
-        quality=quality_called(options.quality),
+        quality=options.quality,
         uncertainty=options.uncertainty,
         watch=watch,
     )

@@ -35,27 +35,24 @@ The penalty differentiates twice, which compiled networks cannot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from medi2i.batch import Batch, Pairing
+from medi2i.batch import Pairing
 from medi2i.errors import UsageError
-from medi2i.losses import absolute_error, gradient_penalty
-from medi2i.networks.layers import pad_to_multiple
-from medi2i.networks.stargan import StarGANDiscriminator, StarGANGenerator
-from medi2i.systems.base import Paper, Translator, Turn, frozen
-from medi2i.systems.domains import asked_domain, crossing, domains_of, slab
+from medi2i.losses import absolute_error
+from medi2i.systems.base import Paper
+from medi2i.systems.domains import Crossing
+from medi2i.systems.stargan import StarGAN
 
 __all__ = ["FixedPointGAN"]
 
 Head = Literal["exact", "tanh"]
 
 
-class FixedPointGAN(Translator):
+class FixedPointGAN(StarGAN):
     """Any domain to any other with the least change, and to itself with none.
 
     Args:
@@ -83,11 +80,8 @@ class FixedPointGAN(Translator):
 
     paper = Paper("Rahman Siddiquee et al. 2019, arXiv:1908.06965")
     pairing = Pairing.UNPAIRED
-    one_list = True
-    players = {  # noqa: RUF012 - ClassVar in the base
-        "discriminator": ("discriminator",),
-        "generator": ("generator",),
-    }
+    bounded = False
+    usual_window = 256
 
     def __init__(
         self,
@@ -110,12 +104,6 @@ class FixedPointGAN(Translator):
         identity: float = 0.1,
         staying: bool = True,
     ) -> None:
-        super().__init__(
-            dims=dims, inputs=inputs, slices=slices, outputs=outputs, conditions=conditions
-        )
-        self.domains = domains_of(self)
-        if n_critic < 1:
-            raise UsageError(f"n_critic is {n_critic}; at least 1 was expected")
         if head not in ("exact", "tanh"):
             raise UsageError(f'head is "{head}"; exact or tanh was expected')
         if identity and not staying:
@@ -123,79 +111,38 @@ class FixedPointGAN(Translator):
                 f"identity is {identity:g}, but images are not asked to stay: set it to 0, or "
                 "`staying` to true"
             )
-        width = 64 if dims == 2 else 32
-        self.generator = StarGANGenerator(
+        super().__init__(
             dims=dims,
-            inputs=self.channels,
+            inputs=inputs,
+            slices=slices,
             outputs=outputs,
-            domains=self.domains,
-            features=features or width,
+            conditions=conditions,
+            features=features,
             blocks=blocks,
-            bounded=False,
-        )
-        self.discriminator = StarGANDiscriminator(
-            dims=dims,
-            inputs=outputs,
-            domains=self.domains,
-            features=discriminator_features or width,
-            layers=discriminator_layers or (6 if dims == 2 else 5),
-            window=window if window is not None else (256 if dims == 2 else 0),
+            discriminator_features=discriminator_features,
+            discriminator_layers=discriminator_layers,
+            window=window,
+            n_critic=n_critic,
+            classification=classification,
+            cycle=cycle,
+            penalty=penalty,
         )
         self.head = head
-        self.n_critic = n_critic
-        self.classification = classification
-        self.cycle = cycle
-        self.penalty = penalty
         self.identity = identity
         self.staying = staying
 
-    def play(self, batch: Batch) -> Iterator[Turn]:
-        """The critic moves; in every `n_critic`-th round the generator follows."""
-        images = crossing(self, batch)
-        generator_moves = (int(self.rounds) + 1) % self.n_critic == 0
-        with torch.set_grad_enabled(generator_moves):
-            fake = self.generated(images.source, images.asked)
-        judged_real, named_real = self.discriminator(images.real)
-        judged_fake, _ = self.discriminator(fake.detach())  # never an image that stayed
-        yield Turn(
-            "discriminator",
-            critic=judged_fake.mean() - judged_real.mean(),
-            classification=self.classification * functional.cross_entropy(named_real, images.asked),
-            penalty=self.penalty
-            * gradient_penalty(lambda x: self.discriminator(x)[0], images.real, fake),
-        )
-        if not generator_moves:
-            return
-
-        def led(drawn: Tensor, domain: Tensor, name: str) -> dict[str, Tensor]:
-            """The losses of an image that was drawn in a domain."""
-            with frozen(self.discriminator):
-                judged, named = self.discriminator(drawn)
-            back = self.generated(slab(drawn, self.slices), images.origin)
-            return {
-                f"gan{name}": -judged.mean(),
-                f"classification{name}": self.classification
-                * functional.cross_entropy(named, domain),
-                f"cycle{name}": self.cycle * absolute_error(back, images.image, images.weight),
-            }
-
-        losses = led(fake, images.asked, "")
+    def generator_losses(self, images: Crossing, fake: Tensor) -> dict[str, Tensor]:
+        """Across domains and within them; the critic never judges an image that stayed."""
+        losses = self.drawing_losses(images, fake, images.asked)
         if self.staying:
             same = self.generated(images.source, images.origin)
-            losses |= led(same, images.origin, "_same")
+            losses |= self.drawing_losses(images, same, images.origin, "_same")
             losses["identity"] = self.identity * absolute_error(same, images.image, images.weight)
-        yield Turn("generator", **losses)
-
-    def translate(self, source: Tensor, *, target: Tensor | None = None) -> Tensor:
-        """One pass of the generator with the label of the domain asked for."""
-        return self.generated(source, asked_domain(self, source, target))
+        return losses
 
     def generated(self, source: Tensor, domain: Tensor) -> Tensor:
         """T(source, domain) for a source of any size: (B, C, *spatial)."""
-        padded, crop = pad_to_multiple(source, self.generator.multiple)
-        label = functional.one_hot(domain, self.domains).to(source.dtype)
-        change = self.generator(padded, label)[crop]
-        return self.changed(self.centre(source), change)
+        return self.changed(self.centre(source), super().generated(source, domain))
 
     def changed(self, image: Tensor, change: Tensor) -> Tensor:
         """An image and a change of it: the head."""

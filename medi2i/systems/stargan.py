@@ -24,6 +24,7 @@ The penalty differentiates twice, which compiled networks cannot.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ from medi2i.losses import absolute_error, gradient_penalty
 from medi2i.networks.layers import pad_to_multiple
 from medi2i.networks.stargan import StarGANDiscriminator, StarGANGenerator
 from medi2i.systems.base import Paper, Translator, Turn, frozen
-from medi2i.systems.domains import asked_domain, crossing, domains_of, slab
+from medi2i.systems.domains import Crossing, asked_domain, crossing, domains_of, slab
 
 __all__ = ["StarGAN"]
 
@@ -64,6 +65,10 @@ class StarGAN(Translator):
     paper = Paper("Choi et al. 2018, arXiv:1711.09020")
     pairing = Pairing.PAIRED
     one_list = True
+    bounded: ClassVar[bool] = True
+    """Whether the generator's last layer is a tanh."""
+    usual_window: ClassVar[int] = 128
+    """Side of the paper's images."""
     players = {  # noqa: RUF012 - ClassVar in the base
         "discriminator": ("discriminator",),
         "generator": ("generator",),
@@ -102,6 +107,7 @@ class StarGAN(Translator):
             domains=self.domains,
             features=features or width,
             blocks=blocks,
+            bounded=self.bounded,
         )
         self.discriminator = StarGANDiscriminator(
             dims=dims,
@@ -109,7 +115,7 @@ class StarGAN(Translator):
             domains=self.domains,
             features=discriminator_features or width,
             layers=discriminator_layers or (6 if dims == 2 else 5),
-            window=window if window is not None else (128 if dims == 2 else 0),
+            window=window if window is not None else (self.usual_window if dims == 2 else 0),
         )
         self.n_critic = n_critic
         self.classification = classification
@@ -128,28 +134,46 @@ class StarGAN(Translator):
         generator_moves = (int(self.rounds) + 1) % self.n_critic == 0
         with torch.set_grad_enabled(generator_moves):
             fake = self.generated(images.source, images.asked)
+        yield Turn("discriminator", **self.critic_losses(images, fake))
+        if generator_moves:
+            yield Turn("generator", **self.generator_losses(images, fake))
+
+    def critic_losses(self, images: Crossing, fake: Tensor) -> dict[str, Tensor]:
+        """Real from generated images, the domain of real ones, and how steep the critic is."""
         judged_real, named_real = self.discriminator(images.real)
         judged_fake, _ = self.discriminator(fake.detach())
-        yield Turn(
-            "discriminator",
-            critic=judged_fake.mean() - judged_real.mean(),
-            classification=self.classification * functional.cross_entropy(named_real, images.asked),
-            penalty=self.penalty
-            * gradient_penalty(lambda x: self.discriminator(x)[0], images.real, fake),
-        )
-        if not generator_moves:
-            return
-        with frozen(self.discriminator):
-            judged, named = self.discriminator(fake)
-        back = self.generated(slab(fake, self.slices), images.origin)
-        losses = {
-            "gan": -judged.mean(),
-            "classification": self.classification * functional.cross_entropy(named, images.asked),
-            "cycle": self.cycle * absolute_error(back, images.image, images.weight),
+        named = functional.cross_entropy(named_real, images.asked)
+        steep = gradient_penalty(lambda x: self.discriminator(x)[0], images.real, fake)
+        return {
+            "critic": judged_fake.mean() - judged_real.mean(),
+            "classification": self.classification * named,
+            "penalty": self.penalty * steep,
         }
+
+    def generator_losses(self, images: Crossing, fake: Tensor) -> dict[str, Tensor]:
+        """Of the images that were drawn where they were asked for."""
+        losses = self.drawing_losses(images, fake, images.asked)
         if self.l1:
             losses["l1"] = self.l1 * absolute_error(fake, images.real, images.weight)
-        yield Turn("generator", **losses)
+        return losses
+
+    def drawing_losses(
+        self, images: Crossing, drawn: Tensor, domain: Tensor, name: str = ""
+    ) -> dict[str, Tensor]:
+        """The losses of images that were drawn in a domain: the game, its name, the way back.
+
+        Args:
+            images: what they were drawn of.
+            name: behind the names of the losses.
+        """
+        with frozen(self.discriminator):
+            judged, named = self.discriminator(drawn)
+        back = self.generated(slab(drawn, self.slices), images.origin)
+        return {
+            f"gan{name}": -judged.mean(),
+            f"classification{name}": self.classification * functional.cross_entropy(named, domain),
+            f"cycle{name}": self.cycle * absolute_error(back, images.image, images.weight),
+        }
 
     def translate(self, source: Tensor, *, target: Tensor | None = None) -> Tensor:
         """One pass of the generator with the label of the contrast asked for."""
