@@ -30,6 +30,7 @@ from medi2i.task import Task, View
 from medi2i.training.distributed import joined
 from medi2i.training.trainer import Plan, Progress, Trainer
 from medi2i.volume import Volume
+from medi2i.zoo import load_model
 
 __all__ = ["Config", "Data", "Validation", "begun_alike", "read_config", "run_experiment"]
 
@@ -54,6 +55,7 @@ class Config:
     """One run, as its YAML file says it.
 
     Attributes:
+        start: a model, by name or folder, whose weights it begins with instead of noise.
         guidance: holds neighbouring slices together; without it, no system is guided that does
             not do so by itself.
     """
@@ -66,15 +68,17 @@ class Config:
     training: Plan = field(default_factory=Plan)
     validation: Validation = field(default_factory=Validation)
     guidance: Guidance = field(default_factory=lambda: Guidance(weight=0.0))
+    start: str = ""
     name: str = ""
     card: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_config(path: Path, **changes: Any) -> Config:
+def read_config(path: Path, *, start: str | None = None, **changes: Any) -> Config:
     """Read a run's YAML file.
 
     Args:
         path: of the file.
+        start: replaces the file's.
         changes: values of `training` that replace those in the file, e.g. rounds=100.
 
     Raises:
@@ -96,6 +100,8 @@ def read_config(path: Path, **changes: Any) -> Config:
         raise ConfigError(f"training of {where} is {training!r}; keys and values were expected")
     training = {**training, **{k: v for k, v in changes.items() if v is not None}}
     merged = {"name": path.stem, **content, "task": task, "training": training}
+    if start is not None:
+        merged["start"] = start
     return build(Config, merged, where=where)
 
 
@@ -134,6 +140,8 @@ def run_experiment(
     view = config.view
     torch.manual_seed(plan.seed)
     system = build_system(config.system, config.arguments, config.task, view)
+    if config.start and not (folder / "checkpoint.pt").is_file():
+        begin_with(system, load_model(config.start), config)
     guide, motion = None, system.motion
     if config.guidance.weight:
         guide = Guide(system, config.guidance, plan.rounds)
@@ -146,8 +154,11 @@ def run_experiment(
         seed=plan.seed,
         cache=cache,
         motion=motion,
+        complete=not config.start,
     )
     facts: dict[str, Any] = {"subjects": [subject.name for subject in supply.subjects]}
+    if config.start:
+        facts["start"] = Path(config.start).name
     if config.task.domains:
         facts["labels"] = Path(config.data.labels).name
     elif system.pairing is Pairing.UNPAIRED:
@@ -204,6 +215,38 @@ def run_experiment(
             play=guide.play if guide is not None else None,
         )
         return trainer.run()
+
+
+def begin_with(system: Translator, model: Model, config: Config) -> None:
+    """Give a system the weights of a model; its rounds are counted from 0 again.
+
+    Raises:
+        ConfigError: the model is of another system, or its contrasts or networks are others.
+    """
+    where = f'model "{config.start}", with which the run shall start,'
+    if model.system_name != config.system:
+        raise ConfigError(
+            f'{where} is of system "{model.system_name}", and the run of "{config.system}": '
+            f"say system: {model.system_name}, or start from noise"
+        )
+    if model.task != config.task:
+        raise ConfigError(
+            f"{where} does {model.task}, and the run {config.task}: name the same sources and "
+            "targets in the same order (people may lack some of them), or start from noise"
+        )
+    try:
+        system.load_lasting_state({**model.system.lasting_state(), "rounds": system.rounds})
+    except RuntimeError as error:
+        unlike = [
+            f"{name} {value!r}"
+            for name, value in model.arguments.items()
+            if config.arguments.get(name) != value
+        ]
+        raise ConfigError(
+            f"{where} has other networks than the run: its arguments are {dict(model.arguments)}"
+            + (f"; of these the run lacks {', '.join(unlike)}" if unlike else "")
+            + f"; its view has {model.view.slices} slices and dims {model.view.dims}. {error}"
+        ) from error
 
 
 def validation_cases(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,81 @@ def test_a_run_that_was_stopped_goes_on(write: Write, study: Path, tmp_path: Pat
     run_experiment(config, [study], tmp_path / "parts", device="cpu")
     for name in ("last/weights.safetensors", "last/model.json", "log.csv"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+# ---- runs that begin with a model
+
+
+def test_a_run_begins_where_a_model_ended(write: Write, study: Path, tmp_path: Path) -> None:
+    run_experiment(read_config(write(), rounds=2), [study], tmp_path / "first", device="cpu")
+    before = read_model(tmp_path / "first" / "last")
+    still = {**TINY["training"], "players": {"regressor": {"name": "sgd", "lr": 0.0}}}
+    start = str(tmp_path / "first" / "last")
+    config = read_config(write(training=still), start=start, rounds=1)
+    run_experiment(config, [study], tmp_path / "second", device="cpu")
+    after = read_model(tmp_path / "second" / "last")
+    for name, parameter in after.system.named_parameters():
+        assert torch.equal(parameter, before.system.get_parameter(name)), name
+    assert int(after.system.rounds) == 1  # counted from its own beginning
+    assert after.card["start"] == "last"  # a name, and no path of this machine
+
+    config = read_config(write(), start=start)
+    run_experiment(config, [study], tmp_path / "third", device="cpu")
+    moved = read_model(tmp_path / "third" / "last")
+    weights = [model.system.state_dict() for model in (before, moved)]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_run_that_was_stopped_does_not_begin_again(
+    write: Write, study: Path, tmp_path: Path
+) -> None:
+    run_experiment(read_config(write(), rounds=1), [study], tmp_path / "first", device="cpu")
+    config = read_config(write(), start=str(tmp_path / "first" / "best"))
+
+    def stop(progress: Progress) -> None:
+        if progress.played == 3:
+            raise KeyboardInterrupt
+
+    run_experiment(config, [study], tmp_path / "whole", device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(config, [study], tmp_path / "parts", device="cpu", watch=stop)
+    shutil.rmtree(tmp_path / "first")  # it is not needed again
+    run_experiment(config, [study], tmp_path / "parts", device="cpu")
+    both = [tmp_path / run / "last" / "weights.safetensors" for run in ("whole", "parts")]
+    assert both[0].read_bytes() == both[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"task": {"sources": ["T1w"], "targets": ["T2w"]}}, "and the run T1w -> T2w: name the"),
+        ({"arguments": {"features": [8, 8], "norm": "batch"}}, r"run lacks features \[4, 8\]"),
+        ({"view": {"slices": 1}}, "its view has 3 slices and dims 2"),
+        ({"system": "starganv2", "arguments": {}}, 'is of system "unet", and the run of "stargan'),
+    ],
+)
+def test_a_model_that_does_not_fit_begins_nothing(
+    write: Write, study: Path, tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    run_experiment(read_config(write(), rounds=1), [study], tmp_path / "first", device="cpu")
+    training = {**TINY["training"], "players": {}}
+    config = read_config(
+        write(**{"training": training, **changes}), start=str(tmp_path / "first" / "last")
+    )
+    with pytest.raises(ConfigError, match=sentence):
+        run_experiment(config, [study], tmp_path / "second", device="cpu")
+    assert not (tmp_path / "second").exists()
+
+
+def test_what_is_shipped_can_be_trained_further(write: Write, study: Path, tmp_path: Path) -> None:
+    """Also by people who have two of its five contrasts."""
+    recipe = yaml.safe_load((CONFIGS[0].parent / "finetune.yaml").read_text())
+    small = {**TINY["training"], "rounds": 1, "players": {}}
+    data = {**recipe["data"], "size": 32}
+    path = write(**{**recipe, "training": small, "data": data})
+    scores = run_experiment(read_config(path), [study], tmp_path / "run", device="cpu")
+    assert 0 < scores["T1w-T2w/ssim"] <= 1
+    assert read_model(tmp_path / "run" / "last").card["start"] == "default"
 
 
 def test_without_a_validation_split_nothing_is_scored(

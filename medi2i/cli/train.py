@@ -34,6 +34,13 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the folder.")
     ] = False,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Begin with the weights of this model, by name or folder, instead of noise.",
+        ),
+    ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Instead of the file's.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Instead of the file's.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Instead of the file's.")] = None,
@@ -55,7 +62,8 @@ def train(
     from medi2i.experiment import read_config, run_experiment
     from medi2i.files import check_writable
 
-    checked = read_config(config, rounds=rounds, batch_size=batch_size, workers=workers, seed=seed)
+    changes = {"rounds": rounds, "batch_size": batch_size, "workers": workers, "seed": seed}
+    checked = read_config(config, start=start, **changes)
     leads = os.environ.get("RANK", "0") == "0"  # torchrun starts several of us
     fresh, begun = not output.exists(), (output / "config.yaml").is_file()
     if leads and begun and not resume:

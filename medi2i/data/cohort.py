@@ -195,7 +195,7 @@ def _from_table(path: Path) -> list[Subject]:
             if contrast in scans:
                 raise CohortError(f'line {number} of "{path}" names two scans as {contrast}')
             scan = path.parent / value
-            if not scan.is_file():
+            if not _is_file(scan):
                 raise MissingFileError(
                     f'line {number} of "{path}" names {column} "{value}", which does not exist'
                 )
@@ -211,6 +211,14 @@ def _from_table(path: Path) -> list[Subject]:
     if not subjects:
         raise CohortError(f'table "{path}" has no rows')
     return subjects
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a cell names a file; a name that no file can have does not."""
+    try:
+        return path.is_file()
+    except OSError:  # too long, say
+        return False
 
 
 def _said(value: str | None) -> str:

@@ -25,6 +25,8 @@ class PairedWindows(Windows):
     Args:
         cohort: subjects; those that lack what the task needs are left out.
         misalignment: how far pairs are thrown off each other; see :class:`Misalignment`.
+        complete: whether somebody must have each contrast of the task; not where networks that
+            know them already are trained further.
         size, augmentation, seed, background, emphasis, cache: see :class:`Windows`.
 
     Raises:
@@ -44,6 +46,7 @@ class PairedWindows(Windows):
         background: float = 0.1,
         emphasis: Mapping[Contrast, float] | None = None,
         misalignment: float = 0.0,
+        complete: bool = True,
         cache: Path | None = None,
     ) -> None:
         self.misalignment = Misalignment(misalignment, view.dims)
@@ -56,10 +59,10 @@ class PairedWindows(Windows):
             cohort.having(task.contrasts if not task.on_demand else task.pairs()[0][0])
             raise CohortError(f"no subject has both ends of any translation of {task}")
         taught = {c for route in routes for c in (*route.inputs, *route.outputs)}
-        if untaught := [c for c in task.contrasts if c not in taught]:
+        if complete and (untaught := [c for c in task.contrasts if c not in taught]):
             raise CohortError(
                 f"no subject has {' or '.join(map(str, untaught))} beside another contrast of the "
-                f"task ({task}): take it out of the task"
+                f"task ({task}): take it out of the task, or start with a model that knows it"
             )
         super().__init__(
             task,

@@ -56,11 +56,13 @@ class Data:
         seed: int = 0,
         cache: Path | None = None,
         motion: str = "",
+        complete: bool = True,
     ) -> Windows:
         """The supply that a system with this pairing learns from.
 
         Args:
             motion: the method by which motion is followed from slice to slice; empty for none.
+            complete: of paired windows; see :class:`PairedWindows`.
 
         Raises:
             UsageError: patches, or labelled windows, whose motion nobody follows.
@@ -73,7 +75,9 @@ class Data:
                 f"data has misalignment {self.misalignment:g}, which moves a slice away from its "
                 "neighbours, so guidance by motion between slices cannot be had: leave out either"
             )
-        supply = self._windows(cohort, task, view, pairing, seed=seed, cache=cache)
+        supply = self._windows(
+            cohort, task, view, pairing, seed=seed, cache=cache, complete=complete
+        )
         if motion:
             supply.follow(checked_method(motion), self.gap)
         return supply
@@ -87,6 +91,7 @@ class Data:
         *,
         seed: int,
         cache: Path | None,
+        complete: bool,
     ) -> Windows:
         usual = {item.name: item.default for item in fields(self)}
         if self.misalignment and (task.domains or pairing is Pairing.UNPAIRED):
@@ -147,5 +152,6 @@ class Data:
             background=self.background,
             emphasis=emphasis,
             misalignment=self.misalignment,
+            complete=complete,
             cache=cache,
         )

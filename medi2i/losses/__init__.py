@@ -13,6 +13,7 @@ from medi2i.losses.reconstruction import (
     laplace,
     squared_error,
     structural_dissimilarity,
+    unexplained,
 )
 
 __all__ = [
@@ -29,4 +30,5 @@ __all__ = [
     "r1_penalty",
     "squared_error",
     "structural_dissimilarity",
+    "unexplained",
 ]

@@ -97,6 +97,10 @@ def test_one_table_of_everything(here: Here, study: Path, tmp_path: Path) -> Non
         assert row["cases"] == "5"
         assert float(row["ssim low"]) <= float(row["ssim"]) <= float(row["ssim high"])
         assert float(row["through-plane"]) > 0
+        assert 0 <= float(row["orientation"]) <= 1
+        if row["method"] == "identity":
+            assert float(row["orientation"]) == pytest.approx(1)
+            assert float(row["displacement 95"]) < 0.1
         assert float(row["lesion MAE"]) > 0
         assert (row["rounds"] == "2") is (name in here.trained)
         assert (row["p (ssim against pointwise)"] == "") is (name == "pointwise")
