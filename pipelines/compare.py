@@ -6,6 +6,7 @@ Without --data it simulates a cohort: stripped heads at 2 mm, half of them held 
 lesions. Each system trains by its own recipe on the same windows with the same augmentation, seed
 and budget, and translates the held-back subjects (split "val"); see compare_one.py. --budget small
 makes the networks narrow (compare.yaml), for minutes on two cores; full leaves them as published.
+Beside systems, --systems takes the variants that compare.yaml names, such as cyclegan+guidance.
 OUT keeps everything: table.csv, table.md, scores.json, picture.png, and each system's run. What is
 finished is not done again, what was stopped goes on, what failed is named.
 """
@@ -93,7 +94,10 @@ def read_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="BIDS folder with the splits train and val")
     parser.add_argument("--anatomy", type=Path, help="label maps for the simulated cohort")
     groups = [pairing.value for pairing in Pairing]
+    narrow = read_yaml(HERE / "compare.yaml")
+    variants = narrow.pop("variants")
     known = [*groups, *(name for name, system in SYSTEMS.items() if not system.reconstructs)]
+    known += variants
     parser.add_argument("--systems", nargs="+", default=groups, choices=known, metavar="NAME")
     parser.add_argument("--from", dest="source", type=Contrast.parse, default=Contrast.T1W)
     parser.add_argument("--to", dest="target", type=Contrast.parse, default=Contrast.T2W)
@@ -120,10 +124,11 @@ def read_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     if chosen.threads < 1:
         parser.error("--threads must be at least 1")
     chosen.systems = [
-        *(s for pairing in groups for s in SYSTEMS if s in of_pairing(pairing, chosen.systems))
+        *(s for pairing in groups for s in SYSTEMS if s in of_pairing(pairing, chosen.systems)),
+        *(name for name in variants if name in chosen.systems),
     ]
-    narrow = read_yaml(HERE / "compare.yaml")
-    if chosen.budget == "small" and (wide := [s for s in chosen.systems if s not in narrow]):
+    needed = {variants[s]["system"] if s in variants else s for s in chosen.systems}
+    if chosen.budget == "small" and (wide := sorted(needed - set(narrow))):
         parser.error(
             f'compare.yaml has no "small" for {", ".join(wide)}: add it, or leave them out'
         )

@@ -7,8 +7,8 @@ recipe is configs/<system>.yaml, but for what compare.yaml says and for the fram
 share: windows, augmentation, seed, contrasts, budget. --minutes are of processor time, or of the
 clock on a GPU: some rounds are timed first, and the schedule of the learning rate fits the rounds
 that follow from it. OUT receives the run, translated/ and, last of all, result.json. What was
-stopped goes on. With --domains it learns to tell slices of the source alone by experts' masks, and
-nothing is translated; see anomaly.py.
+stopped goes on. SYSTEM may be a variant that compare.yaml names. With --domains it learns to tell
+slices of the source alone by experts' masks, and nothing is translated; see anomaly.py.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from medi2i.files import write_whole
 from medi2i.inference.translate import choose_device, run_model
 from medi2i.model import read_model
 from medi2i.systems import SYSTEMS
+from medi2i.systems.guidance import Guidance
 from medi2i.task import Task
 from medi2i.training.budget import Meter
 from medi2i.training.trainer import Optimiser, Progress
@@ -54,7 +55,8 @@ four rounds in five to itself."""
 def main(words: Sequence[str] | None = None) -> None:
     """Train, translate, measure."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("system", choices=list(SYSTEMS), metavar="SYSTEM")
+    variants = read_yaml(HERE / "compare.yaml")["variants"]
+    parser.add_argument("system", choices=[*SYSTEMS, *variants], metavar="SYSTEM")
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="folder that keeps decoded scans")
@@ -82,10 +84,13 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def configured(system: str, chosen: argparse.Namespace, rounds: int) -> Config:
-    """The system's own recipe in the common frame."""
+    """The system's own recipe, or a variant of it, in the common frame."""
+    told = read_yaml(HERE / "compare.yaml")
+    variant = told["variants"].get(system, {})
+    system = variant.get("system", system)
     recipe = HERE.parent / "configs" / f"{system}.yaml"
     config = read_config(recipe, rounds=rounds, seed=chosen.seed)
-    changes, plan = read_yaml(HERE / "compare.yaml").get(system, {}), config.training
+    changes, plan = told.get(system, {}), config.training
 
     def faster(optimiser: Optimiser) -> Optimiser:
         return dataclasses.replace(optimiser, lr=optimiser.lr * chosen.faster)
@@ -109,7 +114,8 @@ def configured(system: str, chosen: argparse.Namespace, rounds: int) -> Config:
         config,
         task=task,
         arguments=arguments,
-        view=dataclasses.replace(config.view, spacing=chosen.spacing),
+        view=dataclasses.replace(config.view, spacing=chosen.spacing, **variant.get("view", {})),
+        guidance=Guidance(**variant["guidance"]) if "guidance" in variant else config.guidance,
         data=dataclasses.replace(
             config.data,
             size=chosen.size,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -178,6 +179,33 @@ def test_every_system_can_be_built_in_the_frame(name: str, budget: str) -> None:
     assert plan.average <= 0.8
 
 
+def test_variants_are_their_system_but_for_a_part_of_the_recipe() -> None:
+    chosen = argparse.Namespace(
+        size=64,
+        seed=3,
+        spacing=2.0,
+        budget="small",
+        source=Contrast.T1W,
+        target=Contrast.FLAIR,
+        misalignment=0.0,
+        domains=None,
+        faster=1.0,
+    )
+    variants = read_yaml(PIPELINES / "compare.yaml")["variants"]
+    assert {"cyclegan+guidance", "cyclegan+slab"} <= set(variants)
+    for name, variant in variants.items():
+        plain, config = (one.configured(s, chosen, 50) for s in (variant["system"], name))
+        assert config != plain
+        parts = ("guidance", "view")
+        same = {part: getattr(plain, part) for part in parts}
+        assert dataclasses.replace(config, **same) == plain
+    guided = one.configured("cyclegan+guidance-unsure", chosen, 50)
+    assert (guided.system, guided.guidance.confidence) == ("cyclegan", False)
+    assert (guided.guidance.weight, guided.view.slices) == (10.0, 1)
+    slab = one.configured("cyclegan+slab", chosen, 50)
+    assert (slab.guidance.weight, slab.view.slices, slab.view.spacing) == (0.0, 3, 2.0)
+
+
 def test_words_of_the_frame_become_numbers() -> None:
     chosen = argparse.Namespace(
         size=64,
@@ -211,6 +239,7 @@ def test_names_and_kinds_of_systems(tmp_path: Path) -> None:
     )
     assert systems("paired") == paired
     assert systems("paired", "unpaired") == [*paired, *unpaired]
+    assert systems("cyclegan+guidance", "cyclegan") == ["cyclegan", "cyclegan+guidance"]
 
 
 def test_a_constant_image_has_no_ratio_and_the_lesion_is_scored_up_to_gain() -> None:
