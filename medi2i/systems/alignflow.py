@@ -46,6 +46,7 @@ from medi2i.networks.invertible import (
     Flow,
     FlowCoupling,
     Squeezing,
+    bits_per_dimension,
     dequantised,
     log_standard_normal,
 )
@@ -195,6 +196,22 @@ class AlignFlow(Translator):
     def way_back(self) -> Callable[[Tensor], Tensor]:
         """The centre slices of what :meth:`b_to_a` gives."""
         return lambda target: self.centre(self.b_to_a(target))
+
+    def bits(self, batch: Batch) -> dict[str, Tensor]:
+        """Bits per dimension of either side, (B,) each, under its own flow: "a" and "b"."""
+        both = sides(self, batch)
+        found = {}
+        for name, flow, image in (("a", self.flow_a, both.a), ("b", self.flow_b, both.b)):
+            x, _ = pad_to_multiple(image, flow.multiple)
+            latents, total = flow(dequantised(x, self.bins))
+            density = log_standard_normal(latents) + total
+            found[name] = bits_per_dimension(density, x, self.bins or 256)
+        return found
+
+    def there_and_back(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Sources, and what both ways one after the other make of them."""
+        a = sides(self, batch).a
+        return a, self.b_to_a(self.a_to_b(a))
 
     def a_to_b(self, a: Tensor) -> Tensor:
         """(B, inputs * slices, *spatial) -> the same shape: f_B^-1(f_A(a)), not clamped."""

@@ -165,6 +165,20 @@ class FlowDisentangle(Translator):
         del code
         return self._drawn(source, target, self.temperature)
 
+    def bits(self, batch: Batch) -> dict[str, Tensor]:
+        """Bits per dimension of the target, given the source: (B,), by the name "b given a"."""
+        x, _ = pad_to_multiple(batch.target, self.flow.multiple)
+        features = self.known(batch.source, batch.target_contrast)
+        codes, total = self.encode(dequantised(x, self.bins), features)
+        density = log_standard_normal(codes) + total
+        return {"b given a": bits_per_dimension(density, x, self.bins)}
+
+    def there_and_back(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Targets, and what codes made of them give back: the way to the source is not learned."""
+        x, crop = pad_to_multiple(batch.target, self.flow.multiple)
+        features = self.known(batch.source, batch.target_contrast)
+        return batch.target, self.decode(self.encode(x, features)[0], features)[crop]
+
     def known(self, source: Tensor, target: Tensor | None) -> list[Tensor]:
         """Features of the source, padded as its target is, at each level."""
         padded, _ = pad_to_multiple(source, self.flow.multiple)

@@ -143,19 +143,11 @@ class Pix2pixFlow(Translator):
 
     def play(self, batch: Batch) -> Iterator[Turn]:
         """One turn: both likelihoods, the distance of the latents, the error of the translation."""
-        source, crop = pad_to_multiple(batch.source, self.flow_a.multiple)
-        b, _ = pad_to_multiple(batch.target, self.flow_b.multiple)
-        a = self.centre(source)
-        # noise after padding: repeated voxels would otherwise have an endless density
-        latents_a, total_a = self.flow_a(dequantised(a, self.bins), self.told(source))
-        latents_b, total_b = self.flow_b(dequantised(b, self.bins))
-        losses = {}
-        for side, latents, total in (("a", latents_a, total_a), ("b", latents_b, total_b)):
-            density = log_standard_normal(latents) + total
-            bits = bits_per_dimension(density, a, self.bins)
-            losses[f"bits_{side}"] = self.likelihood * bits.mean()
+        bits, latents_a, latents_b = self._coded(batch)
+        losses = {f"bits_{side}": self.likelihood * bits[side].mean() for side in bits}
         losses["code"] = self.code * self.distance(latents_a, latents_b)
         if self.pixels:
+            _, crop = pad_to_multiple(batch.target, self.flow_b.multiple)
             fake_b = self.flow_b.inverse(latents_a)[0][crop]
             losses["pixels"] = self.pixels * absolute_error(fake_b, batch.target, batch.weight)
         yield Turn("flows", **losses)
@@ -167,6 +159,16 @@ class Pix2pixFlow(Translator):
         latents, _ = self.flow_a(self.centre(padded), self.told(padded))
         image: Tensor = self.flow_b.inverse(latents)[0][crop]
         return image
+
+    def bits(self, batch: Batch) -> dict[str, Tensor]:
+        """Bits per dimension of source and target, (B,) each, under their flows: "a" and "b"."""
+        bits, *_ = self._coded(batch)
+        return bits
+
+    def there_and_back(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The middle of the sources, and what both ways one after the other make of it."""
+        back = self.b_to_a(self.translate(batch.source), batch.source)
+        return self.centre(batch.source), back
 
     def b_to_a(self, b: Tensor, source: Tensor) -> Tensor:
         """The way back, f_A^-1(f_B(b)).
@@ -186,6 +188,20 @@ class Pix2pixFlow(Translator):
         told = self.told(pad_to_multiple(source, self.flow_a.multiple)[0])
         image: Tensor = self.flow_a.inverse(latents, told)[0][crop]
         return image
+
+    def _coded(self, batch: Batch) -> tuple[dict[str, Tensor], list[Tensor], list[Tensor]]:
+        """Bits of both sides, and the latents of either."""
+        source, _ = pad_to_multiple(batch.source, self.flow_a.multiple)
+        b, _ = pad_to_multiple(batch.target, self.flow_b.multiple)
+        # noise after padding: repeated voxels would otherwise have an endless density
+        a = self.centre(source)
+        latents_a, total_a = self.flow_a(dequantised(a, self.bins), self.told(source))
+        latents_b, total_b = self.flow_b(dequantised(b, self.bins))
+        bits = {}
+        for name, latents, total in (("a", latents_a, total_a), ("b", latents_b, total_b)):
+            density = log_standard_normal(latents) + total
+            bits[name] = bits_per_dimension(density, a, self.bins)
+        return bits, latents_a, latents_b
 
     def distance(self, latents_a: Sequence[Tensor], latents_b: Sequence[Tensor]) -> Tensor:
         """Mean squared distance of latents: 0 for the same, 2 for independent standard normals."""
