@@ -20,8 +20,8 @@ def demo(
 ) -> None:
     """Simulate a head, translate its T1w scan into T2w, score and draw the result.
 
-    Everything is made on the spot: a head of simple shapes, scanned by the signal equations. Scores
-    on it show that the tool works, not how well it does on people.
+    Everything is made on the spot: a head of simple shapes, scanned by the signal equations with the
+    flaws of a scanner. Scores on it show that the tool works, not how well it does on people.
     """
     from medi2i.contrasts import Contrast
     from medi2i.evaluation import Case, compare
@@ -30,24 +30,24 @@ def demo(
     from medi2i.formats.names import synthetic_name
     from medi2i.formats.synthetic import save_synthetic
     from medi2i.inference.translate import choose_device, run_model
-    from medi2i.simulate import acquire, procedural_head
-    from medi2i.volume import Volume, save_volume
+    from medi2i.simulate import Style, simulate
+    from medi2i.simulate.examination import Shown
+    from medi2i.volume import save_volume
     from medi2i.zoo import find_model, load_model
 
     source, target = Contrast.T1W, Contrast.T2W
     choose_device(device)
     check_writable(output / "preview.png")
     model = load_model(find_model((source,), target))
-    scans: dict[Contrast, Volume] = {}
-    paths: dict[Contrast, Path] = {}
     with err.status("simulating a head"):
-        head = procedural_head(seed, skull=False)
-        for number, contrast in enumerate((source, target)):
-            voxels = acquire(head, contrast, seed=2 * seed + number)
-            voxels[head.labels == 0] = 0  # as tools leave a brain that they have stripped
-            path = output / f"sub-phantom{seed}_{contrast}.nii.gz"
-            scans[contrast] = Volume.of(voxels, head.affine, name=path.name)
-            paths[contrast] = save_volume(scans[contrast], path, overwrite=True)
+        person = simulate(seed, contrasts=(source, target), style=Style.VOLUMETRIC, head=Shown.ON)
+        scans = person.scans
+        paths = {
+            contrast: save_volume(
+                scan, output / f"sub-phantom{seed}_{contrast}.nii.gz", overwrite=True
+            )
+            for contrast, scan in scans.items()
+        }
     with err.status("translating"):
         result = run_model(model, {source: scans[source]}, target, device=device)
     synthetic = output / synthetic_name(paths[source], target)
@@ -61,6 +61,7 @@ def demo(
             predictions={model.name: result.volume},
             target=scans[target],
             source=scans[source],
+            mask=person.brain,
         )
         table = compare([case])
     table.to_csv(output / "scores.csv", overwrite=True)

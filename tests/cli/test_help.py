@@ -148,8 +148,8 @@ def test_closed_pipe(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("shipped")
 def test_demo(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = functools.partial(simulate.procedural_head, shape=(20, 24, 16), spacing=(8, 8, 8))
-    monkeypatch.setattr(simulate, "procedural_head", small)
+    small = functools.partial(simulate.simulate, spacing=(8.0, 8.0, 8.0))
+    monkeypatch.setattr(simulate, "simulate", small)
     for _ in range(2):  # a second time replaces the first
         answer = call("demo", "-o", tmp_path / "demo")
         assert answer.code == 0, answer.err
@@ -157,7 +157,7 @@ def test_demo(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert method in answer.out
     scores = json.loads((tmp_path / "demo" / "scores.json").read_text())
     assert scores["protocol"]["name"] == "brain-3d"
-    assert 0 < scores["rows"][0]["voxels"] < 20 * 24 * 16
+    assert 0 < scores["rows"][0]["voxels"] < 4000  # a brain at 8 mm
     assert (tmp_path / "demo" / "sub-phantom0_desc-synth_T2w.nii.gz").is_file()
     with Image.open(tmp_path / "demo" / "preview.png") as picture:
         assert min(picture.size) > 100
