@@ -14,6 +14,7 @@ import torch
 from medi2i.volume import Volume, save_volume
 
 os.environ["COLUMNS"] = "160"  # tables as on a wide terminal, wherever the tests run
+os.environ["MEDI2I_MODELS"] = str(Path(__file__).parent / "nothing")  # not what this user installed
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -21,6 +22,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--device", default="cpu", help="where networks run: cpu (default), cuda, cuda:1, ..."
     )
+    parser.addoption(
+        "--soak", type=int, default=0, help="so many spoiled inputs, and more kills (make soak)"
+    )
+    parser.addoption("--input", default="", help="one spoiled input again: 'dicom 1234'")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

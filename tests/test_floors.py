@@ -22,7 +22,7 @@ FLOORS = (
     ("zoo",),
     ("training", "inference"),
     ("evaluation", "formats"),
-    ("anomaly",),
+    ("anomaly", "exchange"),
     ("report", "experiment", "preparation", "jobs"),
     ("cli",),
     ("__init__", "__main__"),

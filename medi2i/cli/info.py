@@ -119,7 +119,7 @@ def _machine() -> dict[str, Any]:
     import torch
 
     from medi2i import __version__
-    from medi2i.zoo import shipped
+    from medi2i.zoo import installed, shipped
 
     packages = ("torch", "monai", "torchio", "nibabel", "SimpleITK", "scikit-image", "numpy")
     row: dict[str, Any] = {
@@ -129,6 +129,6 @@ def _machine() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "models": ", ".join(shipped()) or "none",
+        "models": ", ".join([*shipped(), *installed()]) or "none",
     }
     return row

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -22,13 +21,14 @@ def systems(
     from rich.table import Column, Table
 
     from medi2i.errors import UsageError
+    from medi2i.networks.shapes import without_values
     from medi2i.systems import SYSTEMS
 
     rows: list[dict[str, Any]] = []
     for name, kind in SYSTEMS.items():
         sizes: dict[str, int] = {}
         for dims in (2, 3):
-            with _without_values(), suppress(UsageError):  # not made for so many dimensions
+            with without_values(), suppress(UsageError):  # not made for so many dimensions
                 sizes[str(dims)] = sum(p.numel() for p in kind(dims=dims).parameters())
         rows.append(
             {
@@ -63,26 +63,3 @@ def systems(
             row["paper"],
         )
     out.print(table)
-
-
-@contextmanager
-def _without_values() -> Iterator[None]:
-    """Within the block networks have shapes alone: parameters are counted, not made."""
-    import torch
-    from torch.overrides import TorchFunctionMode
-
-    class Unfilled(TorchFunctionMode):
-        """Leaves out the initialising, for which the meta device loads all of torch's compiler."""
-
-        def __torch_function__(
-            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            kwargs = kwargs or {}
-            if getattr(function, "__module__", "") == "torch.nn.init" and "tensor" in kwargs:
-                return kwargs["tensor"]
-            if function in (torch.Tensor.normal_, torch.Tensor.uniform_):
-                return args[0]
-            return function(*args, **kwargs)
-
-    with torch.device("meta"), Unfilled():
-        yield

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from medi2i.errors import FormatError
 from medi2i.formats.dicom.stored import Stored
 
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["Frame", "frames_of", "told_by"]
 
 Numbers = tuple[float, ...]
+
+UNDESCRIBED = 4096
+"""Images of one file that are read without a group of their own for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +53,18 @@ class Frame:
 
 
 def frames_of(stored: Stored, dataset: Dataset) -> Iterator[Frame]:
-    """Every image of a data set (PS3.3 C.7.6.2; enhanced: C.7.6.16)."""
+    """Every image of a data set (PS3.3 C.7.6.2; enhanced: C.7.6.16).
+
+    Raises:
+        FormatError: it promises images that it does not describe.
+    """
     shared = _groups(dataset, "SharedFunctionalGroupsSequence")
     each = _groups(dataset, "PerFrameFunctionalGroupsSequence")
     count = int(dataset.get("NumberOfFrames") or 1)
+    if not 0 < count <= max(len(each), UNDESCRIBED):
+        raise FormatError(
+            f'"{stored}" promises {count} images and describes {len(each)}; as many were expected.'
+        )
     for index in range(count):
         own = each[index] if index < len(each) else None
         layers = [layer for layer in (own, shared[0] if shared else None) if layer is not None]

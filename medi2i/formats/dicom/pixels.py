@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medi2i.errors import DimensionError, FormatError, UsageError
 from medi2i.formats.dicom.frames import Frame
-from medi2i.formats.dicom.stored import MALFORMED, Stored, quiet
+from medi2i.formats.dicom.stored import Stored, understood
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -41,19 +41,22 @@ def read_pixels(
         raise DimensionError(
             f"{name} has {columns} x {rows} x {len(frames)} voxels; 1 to {max_voxels} are read."
         )
-    values = np.empty((len(frames), rows, columns), np.float32)
+    values = np.empty(0, np.float32)
     places: dict[Stored, list[int]] = {}
     for place, frame in enumerate(frames):
         places.setdefault(frame.stored, []).append(place)
     for stored, taken in places.items():
         dataset = stored.read(pixels=True)
-        count = int(dataset.get("NumberOfFrames") or 1)
+        with understood(f'"{stored}" is'):
+            count = int(dataset.get("NumberOfFrames") or 1)
         if count * rows * columns > max_voxels:
             raise DimensionError(
                 f'"{stored}" promises {count * rows * columns} voxels; at most {max_voxels} are'
                 " read."
             )
         images = _decoded(stored, dataset).reshape(count, rows, columns)
+        if not values.size:  # once there are pixels: what a header claims takes no memory
+            values = np.empty((len(frames), rows, columns), np.float32)
         for place in taken:
             frame = frames[place]
             image = images[frame.index]
@@ -65,7 +68,8 @@ def read_pixels(
 
 def _decoded(stored: Stored, dataset: Dataset) -> NDArray[Any]:
     """Stored values as they come, one sample each."""
-    photometric = dataset.get("PhotometricInterpretation", "MONOCHROME2")
+    with understood(f'"{stored}" is'):
+        photometric = dataset.get("PhotometricInterpretation", "MONOCHROME2")
     if photometric != "MONOCHROME2":
         raise FormatError(
             f'"{stored}" is stored as {photometric}; an image of one rising grey scale'
@@ -76,13 +80,10 @@ def _decoded(stored: Stored, dataset: Dataset) -> NDArray[Any]:
         from pydicom.uid import ImplicitVRLittleEndian
 
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    elif syntax.is_compressed:
-        _check_decoder(stored, syntax)
-    try:
-        with quiet():
-            return np.asarray(dataset.pixel_array)
-    except MALFORMED as error:
-        raise FormatError(f'The pixels of "{stored}" are truncated or damaged: {error}.') from error
+    with understood(f'The pixels of "{stored}" are'):
+        if syntax is not None and syntax.is_compressed:
+            _check_decoder(stored, syntax)
+        return np.asarray(dataset.pixel_array)
 
 
 def _check_decoder(stored: Stored, syntax: Any) -> None:

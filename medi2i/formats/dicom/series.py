@@ -18,7 +18,7 @@ from medi2i.errors import FormatError, MissingFileError, UsageError
 from medi2i.formats.dicom.frames import Frame, frames_of, told_by
 from medi2i.formats.dicom.pixels import read_pixels
 from medi2i.formats.dicom.stack import Stack, pile, stack
-from medi2i.formats.dicom.stored import Stored, quiet, stored_in
+from medi2i.formats.dicom.stored import Stored, quiet, stored_in, understood
 from medi2i.volume import Volume
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def series_in(path: Path) -> tuple[list[Series], list[FormatError]]:
 
     Raises:
         MissingFileError: `path` does not exist, or holds no DICOM image.
-        FormatError: an archive is damaged, or its names lead out of it.
+        FormatError: an archive is damaged, its names lead out of it, or no file can be read.
         UsageError: pydicom is not installed; there are too many files.
     """
     check_installed()
@@ -151,8 +151,9 @@ def series_in(path: Path) -> tuple[list[Series], list[FormatError]]:
     for stored in stored_in(path):
         try:
             dataset = stored.read(pixels=False)
-            with quiet():
+            with understood(f'"{stored}" is'):
                 frames = list(_images(stored, dataset))
+                _series(path, dataset, frames)  # every file can be the first of its series
         except FormatError as error:
             broken.append(error)
             continue
@@ -172,26 +173,34 @@ def series_in(path: Path) -> tuple[list[Series], list[FormatError]]:
                 bucket.append(len(groups))
                 groups.append((dataset, [frame]))
     if not groups:
-        what = f"none of its {len(broken)} DICOM files can be read" if broken else "nor any below"
-        raise (
-            broken[0]
-            if len(broken) == 1
-            else MissingFileError(f'"{path}" holds no DICOM image, {what}.')
-        )
+        if len(broken) > 1:
+            raise FormatError(
+                f'"{path}" holds no DICOM image that can be read, in {len(broken)} files. '
+                f"{broken[0]}"
+            )
+        raise broken[0] if broken else MissingFileError(f'"{path}" holds no DICOM image.')
     with quiet():
         return _labelled([_series(path, *group) for group in groups]), broken
 
 
 def _images(stored: Stored, dataset: Dataset) -> Iterable[Frame]:
-    """Its frames; none of reports, presentation states and the like."""
-    from medi2i.formats.dicom.stored import MALFORMED
+    """Its frames; none of reports, presentation states and the like.
 
+    Raises:
+        FormatError: its header promises an image, and there is none.
+    """
     if "Rows" not in dataset or "Columns" not in dataset:
+        header = getattr(dataset, "file_meta", {})
+        promised = header.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID")
+        if "Image Storage" in getattr(promised, "name", ""):
+            syntax = getattr(header.get("TransferSyntaxUID"), "name", "none")
+            raise FormatError(
+                f'"{stored}" is truncated or damaged: its header promises an image'
+                f" ({promised.name}), and by the transfer syntax that it names ({syntax}) there is"
+                " none."
+            )
         return []
-    try:
-        return list(frames_of(stored, dataset))
-    except MALFORMED as error:
-        raise FormatError(f'"{stored}" is truncated or damaged: {error}.') from error
+    return frames_of(stored, dataset)
 
 
 def _alike(one: Frame, other: Frame) -> bool:
@@ -208,7 +217,7 @@ def _series(path: Path, dataset: Dataset, frames: Sequence[Frame]) -> Series:
         number = None
     modality = str(dataset.get("Modality") or "")
     description = str(dataset.get("SeriesDescription") or "")
-    words = {word.upper() for word in frames[0].kind[0][2:]}
+    words = {word.upper() for frame in frames[:1] for word in frame.kind[0][2:]}
     anatomy = modality == "MR" and not words & NO_HEAD
     return Series(
         path,

@@ -20,10 +20,10 @@ from medi2i.errors import FormatError, InputError, Medi2iError, MissingFileError
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["MALFORMED", "Stored", "is_dicom", "quiet", "stored_in"]
+__all__ = ["Stored", "is_dicom", "quiet", "stored_in", "understood"]
 
 MALFORMED = (
-    *(AttributeError, EOFError, IndexError, KeyError, NotImplementedError, OverflowError),
+    *(AttributeError, EOFError, IndexError, KeyError, NotImplementedError, OSError, OverflowError),
     *(RecursionError, RuntimeError, TypeError, ValueError, struct.error, zlib.error),
 )
 """What reading a damaged data set can raise."""
@@ -54,13 +54,15 @@ class Stored:
         Raises:
             InputError: it cannot be read, or is larger than is reasonable.
         """
+        content = bytearray()
         with self._open() as stream:
-            content = stream.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise FormatError(
-                f'"{self}" holds more than {MAX_BYTES} bytes; none of that size is read.'
-            )
-        return content
+            while part := stream.read(_CHUNK):  # asked for all, it would reserve MAX_BYTES
+                content += part
+                if len(content) > MAX_BYTES:
+                    raise FormatError(
+                        f'"{self}" holds more than {MAX_BYTES} bytes; none of that size is read.'
+                    )
+        return bytes(content)
 
     def head(self) -> bytes:
         """The first 132 bytes."""
@@ -74,20 +76,14 @@ class Stored:
             FormatError: it is damaged, or inflates beyond all reason.
         """
         from pydicom import dcmread
-        from pydicom.errors import InvalidDicomError
 
-        try:
-            with self._seekable() as stream, quiet():
-                start = stream.read(132)
-                stream.seek(0)
-                force = start[128:] != b"DICM"
-                if not force:
-                    self._check_inflation(stream)
-                return dcmread(stream, stop_before_pixels=not pixels, force=force)
-        except (InvalidDicomError, *MALFORMED) as error:
-            if isinstance(error, Medi2iError):
-                raise
-            raise FormatError(f'"{self}" is truncated or damaged: {error}.') from error
+        with understood(f'"{self}" is'), self._seekable() as stream:
+            start = stream.read(132)
+            stream.seek(0)
+            force = start[128:] != b"DICM"
+            if not force:
+                self._check_inflation(stream)
+            return dcmread(stream, stop_before_pixels=not pixels, force=force)
 
     @contextmanager
     def _seekable(self) -> Iterator[BinaryIO]:
@@ -101,8 +97,8 @@ class Stored:
     def _open(self) -> Iterator[BinaryIO]:
         try:
             if not self.member:
-                with self.path.open("rb") as file:
-                    yield file
+                with self.path.open("rb", buffering=0) as file:
+                    yield _Sober(file)
             else:
                 with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as packed:
                     yield packed  # type: ignore[misc]
@@ -138,12 +134,43 @@ class Stored:
         stream.seek(0)
 
 
+class _Sober(io.BufferedReader):
+    """Reserves no more memory than the file can fill, whatever length an element claims."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As of any stream."""
+        if size is not None and size > _CHUNK:
+            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
+        return super().read(size)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """No warnings: pydicom has one for every unusual value, and the errors say what matters."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+@contextmanager
+def understood(what: str) -> Iterator[None]:
+    """Turn whatever a damaged data set raises into one sentence; pydicom reads values when asked.
+
+    Args:
+        what: begins the sentence: '"a.dcm" is'.
+
+    Raises:
+        FormatError: a value cannot be read.
+    """
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    try:
+        with quiet():
+            yield
+    except (BytesLengthException, InvalidDicomError, *MALFORMED) as error:
+        if isinstance(error, Medi2iError):
+            raise
+        raise FormatError(f"{what} truncated or damaged: {error}.") from error
 
 
 def is_dicom(path: Path) -> bool:
