@@ -17,25 +17,19 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from medi2i.anomaly import AnomalyTable, evaluate_anomalies, find_anomalies
-from medi2i.anomaly.table import BASELINE
+from medi2i.anomaly import evaluate_anomalies
+from medi2i.anomaly.beside import worst_and_best
 from medi2i.contrasts import Contrast
-from medi2i.data.cohort import Cohort, Subject, find_cohort
-from medi2i.data.masks import expert_mask
-from medi2i.data.registration import load_together
+from medi2i.data.cohort import Cohort, find_cohort
 from medi2i.errors import ConfigError, Medi2iError
-from medi2i.evaluation.scoring import unit_range
 from medi2i.experiment import begun_alike
-from medi2i.figures import sheet
 from medi2i.files import atomic_write, write_whole
-from medi2i.model import Model, read_model
+from medi2i.model import read_model
 
 HERE = Path(__file__).resolve().parent
 FLAIR = Contrast.FLAIR
@@ -127,55 +121,10 @@ def report(systems: Sequence[str], chosen: argparse.Namespace) -> str:
     table.save(chosen.out)
     text = table.as_markdown(costs)
     write_whole(chosen.out / "table.md", text)
-    order = by_dice(table)
-    named = {subject.name: subject for subject in held_back}
-    for name, case in (("good", order[-1]), ("bad", order[0])):
-        draw(named[case], models, table, chosen, chosen.out / f"{name}.png")
+    pictures = worst_and_best(held_back, models, table, device=chosen.device)
+    for name, page in pictures.items():
+        atomic_write(chosen.out / f"{name}.png", partial(page.save, format="PNG"))
     return text
-
-
-def by_dice(table: AnomalyTable) -> list[str]:
-    """Cases with a lesion, from the worst to the best by the mean Dice of all methods."""
-    gathered: dict[str, list[float]] = {}
-    for row in table.rows:
-        gathered.setdefault(row.case, []).append(row.scores["dice"])
-    known = {case: float(np.mean(d)) for case, d in gathered.items() if np.isfinite(d).all()}
-    return sorted(known, key=lambda case: known[case])
-
-
-def draw(
-    subject: Subject,
-    models: Mapping[str, Model],
-    table: AnomalyTable,
-    chosen: argparse.Namespace,
-    path: Path,
-) -> None:
-    """The slice with most of the lesion: healthy images, scores, and what was found, by method."""
-    flair = load_together(subject, (FLAIR,))[FLAIR]
-    drawn = expert_mask(subject, flair)
-    lesions = np.zeros(flair.shape, bool) if drawn is None else drawn
-    level = int(lesions.sum((0, 1)).argmax())
-    low, high = np.percentile(flair.voxels[flair.voxels > 0], [0.5, 99.5])
-    images: dict[str, NDArray[Any]] = {"scan": unit_range(flair.voxels, flair.voxels > 0)}
-    scores: dict[str, NDArray[Any]] = {"expert": lesions}
-    marks: dict[str, NDArray[Any]] = {" ": np.zeros(flair.shape)}
-    cuts = {one.method: one.threshold for one in table.methods}
-    dice = {row.method: row.scores["dice"] for row in table.rows if row.case == subject.name}
-    known: dict[str, Model | None] = {BASELINE: None, **models}
-    for name, model in known.items():
-        found = find_anomalies({FLAIR: flair}, model=model, device=chosen.device)
-        healthy = found.healthy
-        images[name] = (
-            np.zeros(flair.shape)
-            if healthy is None
-            else np.clip((healthy.voxels - low) / (high - low), 0, 1)
-        )
-        scores[f"{name} score"] = found.scores.voxels / (2 * cuts[name])  # grey: the threshold
-        marks[f"{name} {dice[name]:.2f}"] = found.brain & (found.scores.voxels >= cuts[name])
-    tiles = {name: image[:, :, level] for name, image in {**images, **scores, **marks}.items()}
-    note = f"{subject.name}; above: pseudo-healthy images, SYNTHETIC; below, behind a name: Dice"
-    page = sheet(tiles, spacing=flair.spacing[:2], across=len(known) + 1, side=256, note=note)
-    atomic_write(path, lambda stream: page.save(stream, format="PNG"))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from medi2i.data.masks import expert_mask
 from medi2i.data.registration import load_together
 from medi2i.errors import InputError, UsageError
 from medi2i.evaluation.table import RESAMPLES, bootstrap_interval
+from medi2i.formats.names import without_folders
 from medi2i.metrics import bounding_box
 from medi2i.model import Model
 from medi2i.volume import Volume
@@ -129,7 +130,8 @@ def evaluate_anomalies(
                 for name, look in _looks(subject, everybody, known, healthy, device):
                     looks[name].append(look)
             except InputError as error:
-                notes.append(f"{subject.name} is left out: {error}.")
+                said = without_folders(str(error)).rstrip(".")
+                notes.append(f"{subject.name} is left out: {said}.")
         return looks
 
     looks = seen(subjects)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from medi2i.anomaly.calibration import Calibration, own_calibration
 from medi2i.anomaly.intensity import HEALTHY_FLAIR, SIGMA, intensity_scores
 from medi2i.anomaly.lesions import Lesion, find_lesions
-from medi2i.anomaly.tissue import eroded, find_brain, smoothed
+from medi2i.anomaly.tissue import eroded, find_brain, is_stripped, smoothed
 from medi2i.contrasts import Contrast
 from medi2i.errors import ConfigError, ContrastError, DimensionError, ModelError, UsageError
 from medi2i.inference.prepared import Prepared, Watch
@@ -42,7 +42,11 @@ RATE = 0.001
 SMALLEST = 30.0
 """mm3 that a lesion has at least."""
 RIM = 2.0
-"""mm at the brain's surface where a change does not count: there partial volumes differ."""
+"""mm at the brain's surface that do not count: there partial volumes change, and where the skull is
+still on, a mask that reaches too far takes bone and fat for something bright."""
+LIKELY = 0.5
+"""Probability of the contrast that was named, by the image, below which a warning says so: what is
+bright in a scan of another contrast is no lesion."""
 CARD = "calibration"
 """Where a model's card holds what healthy tissue scores; see :class:`Calibration`."""
 
@@ -162,11 +166,13 @@ def anomalies_in(
     if brain is None:
         seen = find_brain(scan)
         brain = seen.mask
-        warnings += [seen.unseen] if seen.unseen else doubts(scan, contrast)
+        warnings += [seen.unseen] if seen.unseen else doubts(scan, contrast, least=LIKELY)
     elif brain.shape != scan.shape:
         raise DimensionError(f"a brain of shape {brain.shape} came; {scan.shape} was expected")
     if not brain.any():
         raise UsageError("the brain's mask is empty; somewhere to look was expected")
+    if model is not None or not is_stripped(scan, brain):
+        brain = eroded(brain, RIM, scan.spacing)
     healthy = difference = None
     if model is None:
         scores = intensity_scores(scan.voxels, brain, scan.spacing)
@@ -176,7 +182,6 @@ def anomalies_in(
             model, scans, device=device, batch_size=batch_size, watch=watch
         )
         difference = scan.like(scan.voxels - healthy.voxels, name="")
-        brain = eroded(brain, RIM, scan.spacing)
         scores = change_scores(changes, brain, scan.spacing)
         known = calibration or _of_card(model) or own_calibration(scores, brain)
         if not (calibration or CARD in model.card):

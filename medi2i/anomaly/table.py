@@ -19,7 +19,15 @@ from medi2i.files import write_whole
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["BASELINE", "METRICS", "AnomalyRow", "AnomalyTable", "MethodScores"]
+__all__ = [
+    "BASELINE",
+    "METRICS",
+    "READING",
+    "AnomalyRow",
+    "AnomalyTable",
+    "MethodScores",
+    "cells",
+]
 
 BASELINE = "intensity"
 """The method that learns nothing and stands in every table."""
@@ -134,8 +142,8 @@ class AnomalyTable:
         lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
         for one in self.methods:
             own = (costs or {}).get(one.method, {})
-            cells = [one.method, *_cells(one), *(readable(own.get(name)) for name in more)]
-            lines.append(f"| {' | '.join(cells)} |")
+            line = [one.method, *cells(one), *(readable(own.get(name)) for name in more)]
+            lines.append(f"| {' | '.join(line)} |")
         people = f"{self.methods[0].cases} scans." if self.methods else ""
         return "\n".join([*lines, "", " ".join([people, *self.notes, READING])]) + "\n"
 
@@ -156,14 +164,12 @@ class AnomalyTable:
         for one in self.methods:
             for row in self.rows if per_case else ():
                 if row.method == one.method:
-                    cells = [
-                        _number(row.scores.get(n, math.nan), d) for n, (_, d) in METRICS.items()
-                    ]
-                    table.add_row(*map(Text, [row.method, row.case, *cells]), style="dim")
+                    own = [_number(row.scores.get(n, math.nan), d) for n, (_, d) in METRICS.items()]
+                    table.add_row(*map(Text, [row.method, row.case, *own]), style="dim")
             which = f"all {one.cases}"
             style = "dim" if one.method == BASELINE else ""
-            cells = [one.method, which, *_cells(one)]
-            table.add_row(*map(Text, cells), style=style, end_section=True)
+            whole = [one.method, which, *cells(one)]
+            table.add_row(*map(Text, whole), style=style, end_section=True)
         table.caption = Text("\n".join([*self.notes, READING]))
         return table
 
@@ -175,15 +181,15 @@ class AnomalyTable:
         write_whole(folder / "scores.md", self.as_markdown())
 
 
-def _cells(one: MethodScores) -> list[str]:
-    """Each metric with its interval."""
-    cells = []
+def cells(one: MethodScores) -> list[str]:
+    """Each of `METRICS` with its interval, rounded."""
+    shown = []
     for name, (_, digits) in METRICS.items():
         cell = _number(one.mean.get(name, math.nan), digits)
         if pair := one.interval.get(name):
             cell += f" [{_number(pair[0], digits)}, {_number(pair[1], digits)}]"
-        cells.append(cell)
-    return cells
+        shown.append(cell)
+    return shown
 
 
 def _number(value: float, digits: int) -> str:

@@ -15,7 +15,7 @@ from medi2i.networks.glance import GlanceNet
 from medi2i.normalise import foreground
 from medi2i.volume import Volume
 
-__all__ = ["Brain", "eroded", "find_brain", "smoothed"]
+__all__ = ["Brain", "eroded", "find_brain", "is_stripped", "smoothed"]
 
 Field = NDArray[np.floating]
 Mask = NDArray[np.bool_]
@@ -64,9 +64,18 @@ def find_brain(volume: Volume, *, net: GlanceNet | None = None) -> Brain:
         raise InputError(
             f'"{name}" shows no brain (head: {seen.head:.2f}); an MRI of a head was expected'
         )
-    if tissue.sum() <= STRIPPED * mask.sum():
+    if _bare(tissue, mask):
         return Brain(tissue, True)
     return Brain(mask, False)
+
+
+def is_stripped(volume: Volume, brain: Mask) -> bool:
+    """Whether a scan shows nothing but its brain."""
+    return _bare(tidy(foreground(volume.voxels)), brain)
+
+
+def _bare(tissue: Mask, brain: Mask) -> bool:
+    return bool(tissue.sum() <= STRIPPED * brain.sum())
 
 
 def eroded(mask: Mask, depth: float, spacing: Spacing) -> Mask:

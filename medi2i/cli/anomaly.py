@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +22,7 @@ from medi2i.cli.console import (
 )
 
 if TYPE_CHECKING:
+    from medi2i.anomaly.files import Places
     from medi2i.contrasts import Contrast
     from medi2i.model import Model
     from medi2i.volume import Volume
@@ -64,6 +65,9 @@ def anomaly(
     volume: Annotated[
         int | None, typer.Option(min=0, help="Which volume of a 4-D scan, from 0.")
     ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also write an HTML page to scroll through.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only errors.")] = False,
@@ -128,10 +132,12 @@ def anomaly(
 
                 try:
                     check_places(place, overwrite=overwrite)
+                    if report:
+                        _check_page(place, overwrite=overwrite)
                     result = _look(
-                        head, place, loaded, given, volume,
+                        head, place, loaded, model, given, volume,
                         rate=rate, smallest=smallest, device=device, batch_size=batch_size,
-                        overwrite=overwrite, watch=watch,
+                        report=report, overwrite=overwrite, watch=watch,
                     )  # fmt: skip
                     results.append(result)
                     if not (quiet or as_json):
@@ -157,11 +163,13 @@ def anomaly(
 
 def _look(
     head: Sequence[Path],
-    places: Any,
+    places: Places,
     model: Model | None,
+    called: str | None,
     given: Contrast | None,
     volume: int | None,
     *,
+    report: bool,
     overwrite: bool,
     **options: Any,
 ) -> dict[str, Any]:
@@ -194,11 +202,13 @@ def _look(
         warnings=tuple(doubts),
         overwrite=overwrite,
     )
+    page = _page(places, volumes, called, overwrite=overwrite) if report else None
     return {
         "input": [str(path) for path in head],
         "output": {name: str(path) for name, path in places.maps.items()},
         "table": str(places.table),
         "picture": str(places.picture),
+        **({"report": str(page)} if page else {}),
         "status": "done",
         "score": found.score,
         "lesions": len(found.lesions),
@@ -206,6 +216,27 @@ def _look(
         "seconds": round(time.perf_counter() - began, 3),
         "warnings": [*doubts, *found.warnings],
     }
+
+
+def _check_page(places: Places, *, overwrite: bool) -> None:
+    """Raise OutputError where the page exists."""
+    from medi2i.errors import OutputError
+    from medi2i.report import page_of
+
+    page = page_of(places.map("anomaly"))
+    if page.exists() and not overwrite:
+        raise OutputError(f'"{page}" exists; give --overwrite to replace it')
+
+
+def _page(
+    places: Places, volumes: Mapping[Contrast, Volume], model: str | None, *, overwrite: bool
+) -> Path:
+    """Write the page of what was found."""
+    from medi2i.report import report_on
+
+    shown = {str(contrast): volume for contrast, volume in volumes.items()}
+    entry = report_on(places.map("anomaly"), shown=shown, model=model, overwrite=overwrite)
+    return entry.page
 
 
 def _contrast(path: Path, volume: Volume, given: Contrast | None) -> tuple[Contrast, str]:

@@ -25,7 +25,7 @@ from medi2i.cli.console import (
     print_json,
     quality_of,
 )
-from medi2i.cli.translate import show
+from medi2i.cli.translate import page_for, show
 from medi2i.inference.passes import Quality
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ __all__ = ["Labels", "bids"]
 LISTED = 20
 """People that the terminal lists; the table has all."""
 LOGS = "logs"
-IGNORED = (f"{LOGS}/", "*_preview.png", "*_sample-*", "*_std.*", "*_uncertainty.*")
+ENDS = ("preview.png", "report.html", "sample-*", "std.*", "uncertainty.*")
+IGNORED = (f"{LOGS}/", *(f"*_{end}" for end in ENDS))
 """What BIDS has no names for."""
 
 
@@ -95,7 +96,8 @@ def bids(
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|FOLDER", help="A shipped model or a model folder; found by --to."
+            metavar="NAME|FOLDER",
+            help="A shipped or installed model, or a model folder; found by --to.",
         ),
     ] = None,
     device: Device = DeviceName.AUTO,
@@ -117,6 +119,9 @@ def bids(
     seed: Annotated[int, typer.Option(help="Other samples for another seed.")] = 0,
     preview: Annotated[
         bool, typer.Option("--preview", help="Also write a PNG: source | synthetic.")
+    ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also write an HTML page per scan to scroll through.")
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Make everything anew, also what is done.")
@@ -228,6 +233,8 @@ def bids(
     def take(row: Row, visit: Visit | None = None) -> None:
         visit = visit or whose[tuple(row["input"])]
         over.append(visit)
+        if report and row["status"] in ("done", "skipped"):
+            row = _with_page(row, volume)
         row = brief(row)
         if row["status"] == "failed":
             codes.append(row.pop("code"))
@@ -258,6 +265,24 @@ def bids(
         elif not quiet:
             _summary(rows, study)
     end(codes, len(rows))
+
+
+def _with_page(row: Row, volume: int | None) -> Row:
+    """The row with its page, which is made where it is not there or its scan was made anew.
+
+    Without a page a scan is none the worse: why there is none is a warning.
+    """
+    from medi2i.errors import Medi2iError
+    from medi2i.report import page_of
+
+    page = page_of(Path(row["output"]))
+    try:
+        if row["status"] == "done" or not page.exists():
+            page_for(row, volume, overwrite=True)
+    except Medi2iError as error:
+        said = [*row.get("warnings", ()), f"there is no report: {error}"]
+        return {**row, "warnings": said}
+    return {**row, "report": str(page)}
 
 
 def _summary(rows: Sequence[Row], study: Study) -> None:

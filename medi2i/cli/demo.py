@@ -20,8 +20,8 @@ def demo(
 ) -> None:
     """Simulate a head, translate its T1w scan into T2w, score and draw the result.
 
-    Everything is made on the spot: a head of simple shapes, scanned by the signal equations with the
-    flaws of a scanner. Scores on it show that the tool works, not how well it does on people.
+    Everything is made on the spot: a head of simple shapes, scanned by the signal equations with
+    the flaws of a scanner. Scores on it show that the tool works, not how well it does on people.
     """
     from medi2i.contrasts import Contrast
     from medi2i.evaluation import Case, compare

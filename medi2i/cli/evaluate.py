@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 SCORES = ("scores.csv", "scores.json")
+PAGE = "report.html"
 
 
 @ends_well
@@ -93,6 +94,10 @@ def evaluate(
     healthy: Annotated[
         bool, typer.Option("--healthy", help="Anomaly: who has no lesion mask is healthy.")
     ] = False,
+    report: Annotated[
+        bool,
+        typer.Option("--report", help="Also write an HTML page of scores and pictures; needs -o."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")] = False,
 ) -> None:
@@ -102,7 +107,8 @@ def evaluate(
     translated by the model, and scored where the target was acquired.
 
     Beside every method stand two baselines: the source as it is, and the source through a map of
-    its intensities alone. With -o the scores are written as scores.csv and scores.json.
+    its intensities alone. With -o the scores are written as scores.csv and scores.json, and with
+    --report as report.html: the worst case first, with pictures of it and of the median one.
 
     Anomaly: every FLAIR with an expert's lesion mask beside it (derivatives/*/sub-*/.../*_label-
     lesion_mask.nii.gz) is looked at as by "medi2i anomaly", by intensity alone and by each --model:
@@ -114,7 +120,7 @@ def evaluate(
     Exit codes: 0 done, 1 some subjects failed, 2 usage, 3 bad input, 4 bad model.
     """
     from medi2i.cli.evaluate_anomaly import score_anomalies
-    from medi2i.cli.evaluate_cohort import pointwise_maps, score_cohort, structure_of
+    from medi2i.cli.evaluate_cohort import pointwise_maps, score_cohort, structure_of, write_page
     from medi2i.contrasts import contrast_of
     from medi2i.errors import MissingFileError, OutputError, UsageError
     from medi2i.evaluation import Case, compare
@@ -127,7 +133,11 @@ def evaluate(
     for path in (*scans, *(p for p in (source, mask) if p is not None)):
         if not path.exists():
             raise MissingFileError(f'"{path}" does not exist')
-    for path in () if output is None else (output / name for name in SCORES):
+    if report and output is None:
+        raise UsageError("--report is written beside the scores; give their folder with -o")
+    files = (*SCORES, PAGE) if report else SCORES
+    page = output / PAGE if report and output is not None else None
+    for path in () if output is None else (output / name for name in files):
         if path.exists() and not overwrite:
             raise OutputError(f'"{path}" exists; give --overwrite to replace it')
         check_writable(path)
@@ -145,6 +155,7 @@ def evaluate(
             threshold=threshold,
             healthy=healthy,
             output=output,
+            page=page,
             device=device,
             quiet=quiet or as_json,
         )
@@ -159,13 +170,13 @@ def evaluate(
         raise UsageError("several models were given; several are compared with --anomaly alone")
     (chosen_model,) = model or ["default"]
 
-    files = [path for path in scans if path.name.lower().endswith(EXTENSIONS)]
-    if files:
-        if len(scans) != 2 or len(files) != 2:
+    two = [path for path in scans if path.name.lower().endswith(EXTENSIONS)]
+    if two:
+        if len(scans) != 2 or len(two) != 2:
             raise UsageError("two scans were expected, the synthetic one and the acquired one")
         if start or to or split:
             raise UsageError("--from, --to and --split belong to a cohort, not to two scans")
-        prediction, target = files
+        prediction, target = two
         ends = [None if path is None else contrast_of(path) for path in (source, target)]
         task = "->".join(map(str, ends)) if all(ends) else "two scans"
         case = Case(stem_of(prediction), task, {"synthetic": prediction}, target, source, mask)
@@ -175,6 +186,8 @@ def evaluate(
             maps=pointwise_maps(shipped().get(chosen_model)),
             further=structure_of(output) if structure else None,
         )
+        if page is not None:
+            write_page(page, table, [case])
         _show(table, output, per_case=True, as_json=as_json)
         return
     if source is not None or mask is not None:
@@ -190,6 +203,7 @@ def evaluate(
         chosen,
         quality=quality,
         structure=structure,
+        page=page,
         quiet=quiet or as_json,
     )
     _show(table, output, per_case=per_case, as_json=as_json)

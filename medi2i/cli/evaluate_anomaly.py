@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,15 @@ from medi2i.cli.console import DeviceName, progress_bar
 
 if TYPE_CHECKING:
     from medi2i.anomaly import AnomalyTable
+    from medi2i.data.cohort import Subject
     from medi2i.model import Model
 
 __all__ = ["score_anomalies"]
+
+CAPTIONS = {
+    "bad": "The scan in which lesions are found worst, by the mean Dice of all methods.",
+    "good": "The scan in which they are found best.",
+}
 
 
 def score_anomalies(
@@ -24,10 +31,15 @@ def score_anomalies(
     threshold: float | None,
     healthy: bool,
     output: Path | None,
+    page: Path | None,
     device: DeviceName,
     quiet: bool,
 ) -> AnomalyTable:
-    """Look at a cohort and score; with `output` the table is written there too."""
+    """Look at a cohort and score; with `output` the table is written there too.
+
+    Args:
+        page: where a report goes.
+    """
     from medi2i.anomaly import evaluate_anomalies
     from medi2i.anomaly.find import check_model
     from medi2i.contrasts import Contrast
@@ -61,16 +73,50 @@ def score_anomalies(
     if output is not None:
         with staging(output, ["scores.csv", "scores.json", "scores.md"], overwrite=True) as stage:
             table.save(stage)
+    if page is not None:
+        _write_page(page, table, people, methods, device)
     return table
 
 
+def _write_page(
+    page: Path,
+    table: AnomalyTable,
+    people: Sequence[Subject],
+    methods: Mapping[str, Model],
+    device: DeviceName,
+) -> None:
+    """Write the report, with the scans in which lesions are found worst and best."""
+    from medi2i.anomaly.beside import worst_and_best
+    from medi2i.report.cohort import Picture, write_anomaly_cohort
+
+    pictures = []
+    for name, image in worst_and_best(people, methods, table, device=device).items():
+        stream = io.BytesIO()
+        image.save(stream, format="PNG", optimize=True)
+        pictures.append(Picture(CAPTIONS[name], stream.getvalue()))
+    write_anomaly_cohort(page, table, pictures=pictures, overwrite=True)
+
+
 def _named(models: Sequence[str]) -> dict[str, Model]:
-    """Models by their names, or by what was given where two have one name."""
+    """Models by their names; where these are alike, by as much of their paths as tells them apart.
+
+    Raises:
+        UsageError: one model twice.
+    """
+    from medi2i.errors import UsageError
     from medi2i.zoo import load_model
 
     loaded = [load_model(given) for given in models]
     names = [model.name for model in loaded]
-    return {
-        model.name if names.count(model.name) == 1 else given: model
-        for given, model in zip(models, loaded, strict=True)
-    }
+    parts = [Path(given).parts for given in models]
+    for depth in range(1, max(map(len, parts), default=0) + 1):
+        if len(set(names)) == len(names):
+            break
+        tails = ["/".join(some[-depth:]) for some in parts]
+        names = [
+            tail if [m.name for m in loaded].count(model.name) > 1 else model.name
+            for tail, model in zip(tails, loaded, strict=True)
+        ]
+    if len(set(names)) < len(names):
+        raise UsageError(f"--model names one model twice among {', '.join(models)}")
+    return dict(zip(names, loaded, strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from medi2i.model import Model
     from medi2i.volume import Volume
 
-__all__ = ["Job", "pointwise_maps", "score_cohort", "structure_of"]
+__all__ = ["Job", "pointwise_maps", "score_cohort", "structure_of", "write_page"]
+
+
+SMALL = 3_000_000
+"""Bytes of the volumes in the report of a scan, of which an evaluation makes many."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,18 @@ def score_cohort(
     *,
     quality: Quality,
     structure: bool | None,
+    page: Path | None,
     quiet: bool,
 ) -> tuple[ScoreTable, int]:
-    """Translate and score; returns the table, and how many translations failed."""
+    """Translate and score; returns the table, and how many translations failed.
+
+    Args:
+        page: where a report goes, beside the translations.
+    """
     from medi2i.batch import Pairing
     from medi2i.errors import InputError
     from medi2i.evaluation import compare
+    from medi2i.formats.names import without_folders
     from medi2i.inference.translate import choose_device
     from medi2i.zoo import folder_of, load_model
 
@@ -79,7 +89,7 @@ def score_cohort(
                     )
                 )
             except InputError as error:
-                complain(error)
+                complain(f"{job.name}, {job.task}: {without_folders(str(error))}")
                 problems.append(error)
             bar.advance(working)
         if not cases:
@@ -92,6 +102,8 @@ def score_cohort(
             further=structure_of(output) if wanted else None,
             watch=lambda row: bar.update(scoring, description=f"scoring {row.case} {row.task}"),
         )
+        if page is not None:
+            write_page(page, table, cases, made=True)
     return table, len(problems)
 
 
@@ -162,6 +174,46 @@ def _translated(
     if acquired.header is source.header:  # resampled: now it has the source's grid
         target = save_volume(acquired, scratch / "target.nii")
     return Case(job.name, job.task, {model.name: synthetic}, target, paths[job.sources[0]])
+
+
+def write_page(page: Path, table: ScoreTable, cases: Sequence[Case], *, made: bool = False) -> None:
+    """Write the report of an evaluation, with links to the reports of its scans.
+
+    Args:
+        made: whether the scans were made here: then the reports of those that are pictured are
+            made, too. One that is older than its scan is not linked.
+    """
+    from medi2i.report.cohort import chosen_rows, picture_of, write_cohort
+    from medi2i.report.finished import page_of, report_on
+    from medi2i.volume import load_volume
+
+    named = {(case.task, case.name): case for case in cases}
+    pictures = []
+    for what, row in chosen_rows(table):
+        case = named[row.task, row.case]
+        pictures.append(picture_of(what, row, case))
+        if made and isinstance(case.source, Path):
+            first = row.task.partition("->")[0].partition("+")[0]
+            own = tuple(r for r in table.rows if (r.task, r.case) == (row.task, row.case))
+            report_on(
+                Path(str(case.predictions[row.method])),
+                shown={first: load_volume(case.source)},
+                reference=Path(str(case.target)),
+                scores=replace(table, rows=own, notes=()),
+                budget=SMALL,
+                overwrite=True,
+            )
+    pages: dict[tuple[str, str], Path] = {}
+    for key, case in named.items():
+        for scan in case.predictions.values():
+            one = page_of(scan) if isinstance(scan, Path) else None
+            if one is not None and one.is_file() and _newer(one, scan):
+                pages[key] = one
+    write_cohort(page, table, pictures=pictures, pages=pages, overwrite=True)
+
+
+def _newer(page: Path, scan: Any) -> bool:
+    return page.stat().st_mtime_ns >= Path(scan).stat().st_mtime_ns
 
 
 def structure_of(output: Path | None) -> Further:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from medi2i.errors import Medi2iError
     from medi2i.jobs.work import Row
 
-__all__ = ["show", "translate"]
+__all__ = ["page_for", "show", "translate"]
 
 
 class FileFormat(StrEnum):
@@ -69,7 +69,8 @@ def translate(
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|FOLDER", help="A shipped model or a model folder; found by --to."
+            metavar="NAME|FOLDER",
+            help="A shipped or installed model, or a model folder; found by --to.",
         ),
     ] = None,
     output: Annotated[
@@ -185,7 +186,7 @@ def translate(
 
     def take(row: Row) -> None:
         if report and row["status"] == "done":
-            row["report"] = str(_report_on(row, volume, overwrite=overwrite))
+            row["report"] = str(page_for(row, volume, overwrite=overwrite))
         if row["status"] == "failed":
             codes.append(row.pop("code"))
         rows.append(row)
@@ -225,12 +226,12 @@ def _check_pages(outputs: Sequence[Path]) -> None:
             raise OutputError(f'"{page}" exists; give --overwrite to replace it')
 
 
-def _report_on(row: Row, volume: int | None, *, overwrite: bool) -> Path:
+def page_for(row: Row, volume: int | None, *, overwrite: bool) -> Path:
     """Write the page of a finished scan; what came as DICOM is not shown beside it."""
     from medi2i.report.finished import page_of, report_on
 
-    output, source = Path(row["output"]), Path(row["input"][0])
-    shown = source if _nifti(source) else None
+    output, sources = Path(row["output"]), [Path(one) for one in row["input"]]
+    shown = sources if all(map(_nifti, sources)) else None
     report_on(output, source=shown, volume=volume, overwrite=overwrite)
     return page_of(output)
 

@@ -18,18 +18,15 @@ from medi2i.formats.names import EXTENSIONS, SYNTHETIC, beside, is_synthetic, st
 from medi2i.formats.synthetic import MAPS, Files
 from medi2i.model import CARD, read_record
 from medi2i.report.embed import BUDGET
+from medi2i.report.findings import Findings, read_findings
 from medi2i.report.origins import ANOMALY, find_origin, find_reference, origins, read_sidecar
 from medi2i.report.page import Entry, write_report
-from medi2i.report.panels import Kind, Panel, difference
+from medi2i.report.panels import Kind, Panel, difference_panels
 from medi2i.volume import Volume, load_volume
-from medi2i.zoo import folder_of, shipped
+from medi2i.zoo import folder_of, installed, shipped
 
 __all__ = ["find_finished", "page_of", "report_on"]
 
-FITTED = (
-    "difference: synthetic minus reference, once it has the gain and the offset that fit best; a "
-    "share of the reference's range."
-)
 RANK = "anomaly: the share of healthy tissue that looks less conspicuous; 0.5 and less is dark."
 
 
@@ -70,7 +67,7 @@ def report_on(
     scan: Path,
     page: Path | None = None,
     *,
-    source: Path | None = None,
+    source: Path | Sequence[Path] | None = None,
     shown: Mapping[str, Volume] | None = None,
     reference: Path | None = None,
     mask: Path | None = None,
@@ -87,9 +84,9 @@ def report_on(
     Args:
         scan: with its side-car beside it; maps of its uncertainty are found by their names.
         page: .html; by default beside the scan.
-        source: the scan that was translated, or a folder to look for it in by the name in the
-            side-car; by default it is looked for beside the synthetic scan. A report without it
-            says so.
+        source: the scan that was translated, or all of them in the order of the side-car, or a
+            folder to look for them in by the names there; by default they are looked for beside
+            the synthetic scan. A report without them says so.
         shown: sources that are at hand, by contrast; the others are looked for.
         reference: the acquired scan of the target contrast, or a folder to look for it in.
         mask: where to score.
@@ -115,8 +112,13 @@ def report_on(
     first = panels[0].volume if panels else None
     target = str(record.get("TargetContrast", "scan"))
     unscored = ""
+    findings: Findings | None = None
     if record.get("Map") == ANOMALY:
-        panels += _anomaly_panels(scan, synthetic)
+        places = _places(scan)
+        panels += _anomaly_panels(places, synthetic)
+        findings = read_findings(places.table)
+        if findings is None:
+            warnings.append("The table of lesions is not shown: it was not found.")
     else:
         panels.append(Panel(f"SYNTHETIC {target}", synthetic))
         acquired = find_reference(scan, record, reference)
@@ -124,7 +126,7 @@ def report_on(
         if acquired is not None:
             real = load_volume(acquired)
             panels.append(Panel(f"reference {target}", real))
-            panels += _difference_panels(synthetic, real, first)
+            panels += difference_panels(synthetic, real, first)
             if scores is None:
                 inside = None if mask is None else load_volume(mask)
                 scores, unscored = _scores(record, synthetic, real, first, inside, protocol, maps)
@@ -135,6 +137,7 @@ def report_on(
         record,
         scores=scores,
         unscored=unscored,
+        findings=findings,
         warnings=warnings,
         card=_card(record, model),
         budget=budget,
@@ -156,24 +159,28 @@ def _is_result(scan: Path) -> bool:
 def _source_panels(
     scan: Path,
     record: Mapping[str, Any],
-    given: Path | None,
+    given: Path | Sequence[Path] | None,
     shown: Mapping[str, Volume],
     which: int | None,
     warnings: list[str],
 ) -> list[Panel]:
     """The scans that it was made from, as far as they are found; `warnings` grows."""
     sources = origins(record)
-    if given is not None and not given.exists():
-        raise MissingFileError(f'--source "{given}" does not exist')
-    if given is not None and given.is_file() and len(sources) > 1:
+    several = [given] if isinstance(given, Path) else list(given or ())
+    if missing := [path for path in several if not path.exists()]:
+        raise MissingFileError(f'--source "{missing[0]}" does not exist')
+    if isinstance(given, Path) and given.is_dir():
+        several *= len(sources)
+    if len(sources) > 1 and len(several) not in (0, len(sources)):
         raise UsageError(
             f'"{scan.name}" was made from {len(sources)} scans; give --source a folder that has '
             "them"
         )
     panels = []
-    for source in sources:
+    for number, source in enumerate(sources):
         volume = shown.get(source.contrast)
-        if volume is None and (path := find_origin(scan, source, given)) is not None:
+        place = several[number] if several else None
+        if volume is None and (path := find_origin(scan, source, place)) is not None:
             volume = load_volume(path, volume=which)
         if volume is None:
             warnings.append(f"The source {source.contrast} is not shown: it was not found.")
@@ -182,10 +189,13 @@ def _source_panels(
     return panels
 
 
-def _anomaly_panels(scan: Path, probability: Volume) -> list[Panel]:
+def _places(scan: Path) -> Places:
+    """Where a map's companions lie."""
+    return Places(scan.parent, stem_of(scan).removesuffix(f"_{SYNTHETIC}_{ANOMALY}"), healthy=True)
+
+
+def _anomaly_panels(places: Places, probability: Volume) -> list[Panel]:
     """The map, and the pseudo-healthy scan with the difference where there are any."""
-    stem = stem_of(scan).removesuffix(f"_{SYNTHETIC}_{ANOMALY}")
-    places = Places(scan.parent, stem, healthy=True)
     panels = []
     for name, caption, kind in (
         ("healthy", "SYNTHETIC: pseudo-healthy", Kind.IMAGE),
@@ -194,16 +204,6 @@ def _anomaly_panels(scan: Path, probability: Volume) -> list[Panel]:
         if places.map(name).is_file():
             panels.append(Panel(caption, load_volume(places.map(name)), kind))
     return [*panels, Panel("anomaly", probability, Kind.PROBABILITY, RANK)]
-
-
-def _difference_panels(synthetic: Volume, real: Volume, inside: Volume | None) -> list[Panel]:
-    upright = synthetic.canonical()
-    found = difference(
-        upright,
-        real.canonical().resampled_onto(upright),
-        None if inside is None else inside.canonical().resampled_onto(upright, linear=False),
-    )
-    return [] if found is None else [Panel("difference", found, Kind.DIFFERENCE, FITTED)]
 
 
 def _map_panels(scan: Path) -> list[Panel]:
@@ -252,7 +252,7 @@ def _card(record: Mapping[str, Any], given: str | Path | None) -> str:
     """The card of the model that made the scan; "" where it is not at hand."""
     model = record.get("Model")
     checksum = model.get("SHA256") if isinstance(model, Mapping) else None
-    folders = list(shipped().values())
+    folders = [*shipped().values(), *installed().values()]
     if given is not None:
         folder = folder_of(given)
         if read_record(folder)["sha256"] != checksum:

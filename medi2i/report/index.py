@@ -10,9 +10,11 @@ from urllib.parse import quote
 from medi2i.errors import UsageError
 from medi2i.files import write_whole
 from medi2i.report.html import Html, data_uri, document, element
-from medi2i.report.page import BANNER, Entry
+from medi2i.report.page import Entry
+from medi2i.report.parts import header_part
+from medi2i.report.tables import number, sortable, text
 
-__all__ = ["write_index"]
+__all__ = ["link", "write_index"]
 
 
 def write_index(path: Path, entries: Sequence[Entry], *, overwrite: bool = False) -> Path:
@@ -29,43 +31,32 @@ def write_index(path: Path, entries: Sequence[Entry], *, overwrite: bool = False
     if not entries:
         raise UsageError("A list of no reports was asked for; give at least one.")
     numbers = list(dict.fromkeys(name for entry in entries for name in entry.figures))
-    columns = ["", "report", "what", "sources", "model", *numbers, "warnings"]
-    heads = [
-        element("th", element("button", name, type="button") if name else "", scope="col")
-        for name in columns
-    ]
+    heads = ["", "report", "what", "sources", "model", *numbers, "warnings"]
     lines = [_line(path.parent, entry, numbers) for entry in entries]
-    body = [
-        element("header", element("h1", "Reports"), element("p", BANNER, class_="banner")),
-        element(
-            "table",
-            element("thead", element("tr", *heads)),
-            element("tbody", *lines),
-            class_="list",
-        ),
-    ]
+    body = [header_part("Reports"), sortable(heads, lines)]
     return write_whole(
         path,
-        document("medi2i: reports", *body, style="report.css", script="index.js"),
+        document("medi2i: reports", *body, style="report.css", script="tables.js"),
         overwrite=overwrite,
     )
 
 
-def _line(folder: Path, entry: Entry, numbers: Sequence[str]) -> Html:
-    to = Path(os.path.relpath(entry.page, folder)).as_posix()
+def _line(folder: Path, entry: Entry, numbers: Sequence[str]) -> list[Html]:
     image = element("img", src=data_uri(entry.picture), alt="") if entry.picture else None
-    cells = [
-        element("td", image),
-        element("td", element("a", entry.page.stem, href=quote(to))),
-        element("td", entry.title),
-        element("td", entry.subject),
-        element("td", entry.model),
-    ]
-    for name in numbers:
-        value = entry.figures.get(name)
-        text = "" if value is None else f"{value:.4g}"
-        cells.append(element("td", text, data_sort="" if value is None else repr(value)))
     said = element("ul", *(element("li", warning) for warning in entry.warnings))
     count = len(entry.warnings)
-    cells.append(element("td", said if count else "", data_sort=str(count)))
-    return element("tr", *cells)
+    return [
+        text(image),
+        text(link(folder, entry.page)),
+        text(entry.title),
+        text(entry.subject),
+        text(entry.model),
+        *(number(entry.figures.get(name)) for name in numbers),
+        text(said if count else None, sort=str(count)),
+    ]
+
+
+def link(folder: Path, page: Path) -> Html:
+    """The way from a folder to a page."""
+    to = Path(os.path.relpath(page, folder)).as_posix()
+    return element("a", page.stem, href=quote(to))

@@ -15,21 +15,22 @@ from typing import Any
 from medi2i.evaluation.table import BASELINES, ScoreTable
 from medi2i.files import write_whole
 from medi2i.report.embed import BUDGET, embed
-from medi2i.report.html import Html, data_block, data_uri, document, element
+from medi2i.report.findings import FOUND, Findings, findings_part
+from medi2i.report.html import data_block, document
 from medi2i.report.origins import origins
-from medi2i.report.panels import Kind, Panel, aligned, picture, thumbnail
-from medi2i.report.parts import card_part, provenance_part, scores_part, warnings_part
-from medi2i.report.viewer import HOW, Viewer, find_viewer
+from medi2i.report.panels import Panel, aligned, thumbnail
+from medi2i.report.parts import (
+    card_part,
+    footer_part,
+    header_part,
+    provenance_part,
+    scores_part,
+    warnings_part,
+)
+from medi2i.report.viewer import find_viewer
+from medi2i.report.volumes import picture_part, viewer_part, voxel_at
 
 __all__ = ["Entry", "write_report"]
-
-BANNER = "SYNTHETIC: computed, not acquired. For research, not for diagnosis."
-SETUP = (
-    "This browser cannot run the viewer (JavaScript and WebGL 2 are needed); the pictures below "
-    "show the same volumes."
-)
-_PLANES = (("3", "three planes"), ("0", "axial"), ("1", "coronal"), ("2", "sagittal"))
-_AXES = ("left to right", "back to front", "bottom to top")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def write_report(
     *,
     scores: ScoreTable | None = None,
     unscored: str = "",
+    findings: Findings | None = None,
     warnings: Sequence[str] = (),
     card: str = "",
     budget: int = BUDGET,
@@ -76,6 +78,7 @@ def write_report(
         record: what the side-car says.
         scores: under their protocol, baselines too.
         unscored: why there are no scores.
+        findings: what is not normal; the page opens at the largest lesion.
         warnings: beside those of the record.
         card: the model card, Markdown.
         budget: bytes that the volumes may take; above it they are shown coarser.
@@ -89,24 +92,18 @@ def write_report(
     said = (*map(str, record.get("Warnings") or ()), *warnings)
     title = _title(record)
     names = ", ".join(source.name for source in origins(record))
-    body: list[str | None] = [
-        element(
-            "header",
-            element("h1", title),
-            element("p", names, class_="names") if names else None,
-            element("p", BANNER, class_="banner"),
-        ),
-        warnings_part(said),
-    ]
+    at = findings.place if findings else None
+    body: list[str | None] = [header_part(title, names), warnings_part(said)]
     if viewer is not None:
         files, spacing = embed([(p.volume, p.window()) for p in shown], budget=budget)
-        body.append(_viewer_part(shown, files, spacing))
+        body.append(viewer_part(shown, files, spacing, at))
     body += [
-        _picture_part(shown, viewer is not None),
+        picture_part(shown, viewer is not None, at),
         scores_part(scores, unscored),
-        provenance_part(record),
+        findings_part(findings, record) if findings else None,
+        provenance_part(record, FOUND if findings else ()),
         card_part(card),
-        _footer(viewer),
+        footer_part(viewer),
     ]
     if viewer is not None:
         body.append(data_block("viewer-code", viewer.code))
@@ -120,7 +117,7 @@ def write_report(
         str(model.get("Name", "")) if isinstance(model, Mapping) else "",
         _figures(scores, record),
         said,
-        thumbnail(shown),
+        thumbnail(shown, level=None if at is None else voxel_at(shown, at)[2]),
     )
 
 
@@ -142,119 +139,3 @@ def _figures(scores: ScoreTable | None, record: Mapping[str, Any]) -> dict[str, 
         if isinstance(value, int | float):
             found[name] = float(value)
     return found
-
-
-def _viewer_part(
-    panels: Sequence[Panel], files: Sequence[bytes], spacing: tuple[float, float, float]
-) -> Html:
-    """Canvases and controls, hidden until the viewer runs, and what it shows."""
-    upright = panels[0].volume
-    plan = [
-        {
-            "caption": panel.caption,
-            "kind": panel.kind.value,
-            "window": [float(end) for end in panel.window()],
-        }
-        for panel in panels
-    ]
-    planes = [element("option", text, value=value) for value, text in _PLANES]
-    sliders = [
-        element(
-            "label",
-            _AXES[axis],
-            element("input", type="range", class_="place", data_axis=axis, min=0, max=1000),
-        )
-        for axis in range(3)
-    ]
-    figures = [
-        element(
-            "figure",
-            element("figcaption", panel.caption, element("output", class_="value"), _scale(panel)),
-            element("div", element("canvas", id=f"panel-{number}"), class_="view"),
-        )
-        for number, panel in enumerate(panels)
-    ]
-    coarse = min(spacing) > 1.01 * min(upright.spacing)
-    return element(
-        "section",
-        element(
-            "div",
-            element("label", "show ", element("select", *planes, id="plane")),
-            *sliders,
-            element("output", id="place"),
-            class_="controls",
-        ),
-        element("div", *figures, class_="panels"),
-        _blend_part(panels) if len(panels) > 1 else None,
-        element(
-            "p",
-            "Scroll in any slice to move through all of them; drag with the right button to change "
-            "the window. The patient's right is on the left."
-            + (f" Shown at {' x '.join(f'{s:.2g}' for s in spacing)} mm." if coarse else ""),
-            class_="hint",
-        ),
-        *(element("p", panel.note, class_="hint") for panel in panels if panel.note),
-        data_block("plan", plan),
-        *(data_block(f"volume-{number}", file) for number, file in enumerate(files)),
-        id="live",
-        hidden=True,
-    )
-
-
-def _scale(panel: Panel) -> Html | None:
-    """What the ends of a coloured scale are."""
-    if panel.kind is Kind.IMAGE:
-        return None
-    low, high = panel.window()
-    return element("small", f"{low:.3g} to {high:.3g}", class_=f"scale {panel.kind}")
-
-
-def _blend_part(panels: Sequence[Panel]) -> Html:
-    def choice(name: str, chosen: int) -> Html:
-        options = [
-            element("option", panel.caption, value=number, selected=number == chosen)
-            for number, panel in enumerate(panels)
-        ]
-        return element("select", *options, id=name, aria_label=f"{name} of the blend")
-
-    return element(
-        "figure",
-        element(
-            "figcaption",
-            choice("under", 0),
-            element(
-                "input", type="range", id="blend", min=0, max=100, value=50, aria_label="blend"
-            ),
-            choice("over", 1),
-        ),
-        element("div", element("canvas", id="blended"), class_="view"),
-        class_="blend",
-    )
-
-
-def _picture_part(panels: Sequence[Panel], viewer: bool) -> Html:
-    """The same volumes without a viewer: open until it runs."""
-    captions = "; ".join(panel.caption for panel in panels)
-    return element(
-        "details",
-        element("summary", "Pictures"),
-        element("p", SETUP if viewer else HOW, class_="hint", id="still-why"),
-        element("noscript", element("p", "Scrolling needs JavaScript.")) if viewer else None,
-        element("img", src=data_uri(picture(panels)), alt=f"Three planes each: {captions}"),
-        id="still",
-        open=True,
-    )
-
-
-def _footer(viewer: Viewer | None) -> Html:
-    return element(
-        "footer",
-        element("p", BANNER),
-        element(
-            "details",
-            element("summary", f"Viewer: NiiVue, from ipyniivue {viewer.version}, BSD-2-Clause"),
-            element("pre", viewer.licence),
-        )
-        if viewer
-        else None,
-    )

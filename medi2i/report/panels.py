@@ -15,9 +15,21 @@ from medi2i.evaluation.scoring import unit_range
 from medi2i.figures import Row, three_planes
 from medi2i.volume import Volume
 
-__all__ = ["Kind", "Panel", "aligned", "difference", "picture", "thumbnail"]
+__all__ = [
+    "Kind",
+    "Panel",
+    "aligned",
+    "difference",
+    "difference_panels",
+    "picture",
+    "thumbnail",
+]
 
 NOTE = "computed, not acquired: for research, not for diagnosis"
+FITTED = (
+    "difference: synthetic minus reference, once it has the gain and the offset that fit best; a "
+    "share of the reference's range."
+)
 WIDTH = 1000
 """Pixels of a picture, about."""
 
@@ -110,22 +122,49 @@ def difference(synthetic: Volume, reference: Volume, inside: Volume | None = Non
     return synthetic.like(np.where(mask, fitted - target, 0.0), name="")
 
 
-def picture(panels: Sequence[Panel]) -> bytes:
-    """Three planes of panels on one grid, as PNG."""
+def difference_panels(synthetic: Volume, real: Volume, inside: Volume | None) -> list[Panel]:
+    """The difference on the synthetic scan's grid; nothing where none can be told.
+
+    Args:
+        inside: above 0 where to look; by default where `real` is.
+    """
+    upright = synthetic.canonical()
+    found = difference(
+        upright,
+        real.canonical().resampled_onto(upright),
+        None if inside is None else inside.canonical().resampled_onto(upright, linear=False),
+    )
+    return [] if found is None else [Panel("difference", found, Kind.DIFFERENCE, FITTED)]
+
+
+def picture(
+    panels: Sequence[Panel], *, at: tuple[int, int, int] | None = None, width: int = WIDTH
+) -> bytes:
+    """Three planes of panels on one grid, as PNG.
+
+    Args:
+        at: the voxel through which to cut, upright; by default about the middle of the head.
+        width: pixels, about.
+    """
     rows = [panel.row() for panel in panels]
     x, y, _ = (
         size * step for size, step in zip(rows[0].voxels.shape, rows[0].spacing, strict=True)
     )
-    scale = min(2.0, max(0.2, WIDTH / (2 * x + y)))
-    return _png(three_planes(rows, note=NOTE, scale=scale))
+    scale = min(2.0, max(0.2, width / (2 * x + y)))
+    return _png(three_planes(rows, at=at, note=NOTE, scale=scale))
 
 
-def thumbnail(panels: Sequence[Panel], *, side: int = 96) -> bytes:
-    """The axial slice with most in it, of the first two panels on one grid, as PNG."""
+def thumbnail(panels: Sequence[Panel], *, side: int = 96, level: int | None = None) -> bytes:
+    """An axial slice of the first two panels on one grid, as PNG.
+
+    Args:
+        side: pixels.
+        level: which slice, upright; by default the one with most in it.
+    """
     rows = [panel.row() for panel in panels[:2]]
     low, high = rows[0].limits()
     inside = rows[0].voxels > low + 0.12 * (high - low)
-    z = int(inside.sum(axis=(0, 1)).argmax())
+    z = int(inside.sum(axis=(0, 1)).argmax()) if level is None else level
     x, y = (
         size * step for size, step in zip(rows[0].voxels.shape[:2], rows[0].spacing, strict=False)
     )

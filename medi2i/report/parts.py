@@ -5,18 +5,53 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from medi2i.evaluation.table import BASELINES, ScoreTable
 from medi2i.report.html import Html, element, join
+from medi2i.report.viewer import Viewer
 
-__all__ = ["card_part", "flattened", "provenance_part", "scores_part", "warnings_part"]
+__all__ = [
+    "BANNER",
+    "TITLES",
+    "card_part",
+    "flattened",
+    "footer_part",
+    "header_part",
+    "metric",
+    "pairs",
+    "protocol_part",
+    "provenance_part",
+    "scores_part",
+    "warnings_part",
+]
+
+BANNER = "SYNTHETIC: computed, not acquired. For research, not for diagnosis."
 
 APART = ("Description", "Synthetic", "Warnings")
 """What a side-car says that stands elsewhere on the page."""
-_TITLES = {"psnr": "PSNR, dB", "ssim": "SSIM", "mae": "MAE", "nmse": "NMSE"}
+TITLES = {"psnr": "PSNR, dB", "ssim": "SSIM", "mae": "MAE", "nmse": "NMSE"}
 _STRONG, _CODE = re.compile(r"\*\*(.+?)\*\*"), re.compile(r"`(.+?)`")
+
+
+def header_part(title: str, names: str = "") -> Html:
+    """What every page begins with."""
+    return element(
+        "header",
+        element("h1", title),
+        element("p", names, class_="names") if names else None,
+        element("p", BANNER, class_="banner"),
+    )
+
+
+def footer_part(viewer: Viewer | None = None) -> Html:
+    """What every page ends with; the viewer's licence, where it is in the page."""
+    if viewer is None:
+        return element("footer", element("p", BANNER))
+    name = f"Viewer: NiiVue, from ipyniivue {viewer.version}, BSD-2-Clause"
+    licence = element("details", element("summary", name), element("pre", viewer.licence))
+    return element("footer", element("p", BANNER), licence)
 
 
 def warnings_part(warnings: Sequence[str]) -> Html | None:
@@ -43,33 +78,44 @@ def scores_part(scores: ScoreTable | None, why_not: str = "") -> Html | None:
         return said and element("section", element("h2", "Scores"), said, id="scores")
     names = scores.metrics
     heads = [element("th", "")]
-    heads += [element("th", _TITLES.get(name, name.replace("_", " "))) for name in names]
+    heads += [element("th", TITLES.get(name, name.replace("_", " "))) for name in names]
     lines = [element("tr", *heads)]
     for row in scores.rows:
         values = row.scores.as_dict()
-        cells = [element("td", _number(name, values.get(name, math.nan))) for name in names]
+        cells = [element("td", metric(name, values.get(name, math.nan))) for name in names]
         kind = "baseline" if row.method in BASELINES else None
         lines.append(element("tr", element("th", row.method), *cells, class_=kind))
-    record = {key: str(value) for key, value in scores.protocol.as_dict().items()}
     return element(
         "section",
         element("h2", "Scores"),
         element("table", *lines, class_="numbers"),
+        *protocol_part(scores),
+        id="scores",
+    )
+
+
+def protocol_part(scores: ScoreTable) -> list[Html]:
+    """What scores mean, and the whole record of their protocol."""
+    record = {key: str(value) for key, value in scores.protocol.as_dict().items()}
+    return [
         element(
             "p",
             f"Under {scores.protocol.key}. Scores of other protocols cannot be compared with "
             "these. identity hands the source back, pointwise maps its intensities one by one.",
         ),
         *(element("p", note) for note in scores.notes),
-        element("details", element("summary", "The protocol"), _pairs(record.items())),
-        id="scores",
-    )
+        element("details", element("summary", "The protocol"), pairs(record.items())),
+    ]
 
 
-def provenance_part(record: Mapping[str, Any]) -> Html:
-    """Everything else that the side-car says."""
-    rest = {key: value for key, value in record.items() if key not in APART}
-    return element("section", element("h2", "Provenance"), _pairs(flattened(rest)), id="provenance")
+def provenance_part(record: Mapping[str, Any], apart: Collection[str] = ()) -> Html:
+    """Everything else that the side-car says.
+
+    Args:
+        apart: more of what stands elsewhere on the page.
+    """
+    rest = {key: value for key, value in record.items() if key not in {*APART, *apart}}
+    return element("section", element("h2", "Provenance"), pairs(flattened(rest)), id="provenance")
 
 
 def flattened(record: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -125,11 +171,13 @@ def _inline(text: str) -> Html:
     return Html(_CODE.sub(r"<code>\1</code>", _STRONG.sub(r"<strong>\1</strong>", escaped)))
 
 
-def _pairs(lines: Iterator[tuple[str, str]] | Any) -> Html:
+def pairs(lines: Iterable[tuple[str, str]]) -> Html:
+    """Names, and what stands for each."""
     return element("dl", *(join(element("dt", k), element("dd", v)) for k, v in lines))
 
 
-def _number(metric: str, value: float) -> str:
+def metric(name: str, value: float) -> str:
+    """A score as it is shown."""
     if math.isnan(value):
         return "n/a"
-    return f"{value:.2f}" if metric == "psnr" else f"{value:.4f}"
+    return f"{value:.2f}" if name == "psnr" else f"{value:.4f}"

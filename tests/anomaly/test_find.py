@@ -338,10 +338,15 @@ def test_a_skull_is_left_out_and_a_stripped_brain_is_taken_whole(
     whole = find_brain(flair())
     assert not whole.stripped
     assert np.array_equal(whole.mask, inner)
+    # its rim, where bone may be taken for brain, is not judged
+    found = anomalies_in({FLAIR: flair()}, brain=inner)
+    assert np.array_equal(found.brain, eroded(inner, 2.0, flair().spacing))
+    assert found.brain.sum() < 0.9 * inner.sum()
     monkeypatch.setattr(Seen, "brain_mask", ball() & (np.arange(12) > 0))
     stripped = find_brain(flair())
     assert stripped.stripped
     assert np.array_equal(stripped.mask, flair().voxels > 0)
+    assert np.array_equal(anomalies_in({FLAIR: flair()}).brain, stripped.mask)
 
 
 def test_real_lesions_are_brighter_than_healthy_tissue(shared_data: object) -> None:

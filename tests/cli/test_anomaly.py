@@ -87,6 +87,23 @@ def test_what_exists_is_kept_unless_told(call: Call, scan: Path, tmp_path: Path)
     assert call("anomaly", scan, "--overwrite", "-q").out == ""
 
 
+def test_a_page_that_exists_is_kept_before_the_work(call: Call, scan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    page = out / "sub-1_FLAIR_desc-synth_anomaly_report.html"
+    page.write_text("mine")
+    answer = call("anomaly", scan, "-o", out, "--report")
+    assert answer.code == 3
+    assert "_report.html" in answer.err
+    assert [path.name for path in out.iterdir()] == [page.name]
+    answer = call("anomaly", scan, "-o", out, "--report", "--overwrite", "--json")
+    (row,) = json.loads(answer.out)
+    assert row["report"] == str(page)
+    lines = Path(row["table"]).read_text().splitlines()
+    assert lines[1].split("\t")[1] in page.read_text()
+    assert "Calibrated on: tissue more than 2 mm from the expert" in page.read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

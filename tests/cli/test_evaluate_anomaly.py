@@ -39,7 +39,7 @@ def test_models_beside_the_baseline(call: Call, study: Path, tmp_path: Path) -> 
     assert answer.code == 0, answer.err
     record = json.loads(answer.out)
     methods = {one["method"]: one for one in record["methods"]}
-    assert list(methods) == ["intensity", *map(str, models)]  # the two have one name
+    assert list(methods) == ["intensity", "one", "two"]  # the two have one name
     assert methods["intensity"]["mean"]["dice"] > 0.5
     assert {row["case"] for row in record["rows"]} == {"sub-2"}
     assert json.loads((tmp_path / "out" / "scores.json").read_text()) == record
@@ -63,6 +63,7 @@ def test_the_baseline_alone(call: Call, study: Path) -> None:
         (("--anomaly", "--threshold", "1", "--tuned-on", "train"), "one of the two"),
         (("--tuned-on", "train"), "belong to --anomaly"),
         (("--healthy",), "belong to --anomaly"),
+        (("--anomaly", "--report"), "folder with -o"),
         (("--model", "a", "--model", "b"), "several models"),
     ],
 )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medi2i.anomaly.beside import by_dice
 from medi2i.anomaly.table import AnomalyRow, AnomalyTable
 from medi2i.volume import save_volume
 from tests.anomaly.test_find import SPOT, flair
@@ -119,4 +120,4 @@ def test_cases_from_the_worst_to_the_best() -> None:
         for method, values in {"a": (0.5, 0.9, float("nan")), "b": (0.7, 0.1, 0.3)}.items()
         for case, value in zip("xyz", values, strict=True)
     ]
-    assert whole.by_dice(AnomalyTable(tuple(rows), ())) == ["y", "x"]
+    assert list(by_dice(AnomalyTable(tuple(rows), ())).items()) == [("y", 0.5), ("x", 0.6)]

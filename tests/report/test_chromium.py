@@ -12,6 +12,7 @@ from medi2i.report import find_viewer, report_on, write_index
 from medi2i.report.viewer import HOW
 from tests.report.chromium import Page, find_chromium, opened
 from tests.report.conftest import Finished, finish
+from tests.report.test_page import anomalies
 
 VIEWER = "document.documentElement.dataset.viewer"
 
@@ -85,6 +86,25 @@ def test_the_viewer(chromium: str, finished: Finished) -> None:
         tab.wait(f"document.getElementById('place').value !== '{place}'", 20)
         assert tab.picture("#panel-2") != before  # scrolling in one moves the others
         clean(tab)
+
+
+@pytest.mark.slow
+def test_a_page_of_lesions_opens_at_the_largest_and_goes_to_the_others(
+    chromium: str, tmp_path: Path
+) -> None:
+    map_, _, _ = anomalies(tmp_path)
+    with opened(chromium, report_on(map_).page) as tab:
+        assert tab.wait(VIEWER) == "ready"
+        place = "document.getElementById('place').value"
+        assert near(tab.run(place)) == pytest.approx([-3.0, 4.5, 20.0], abs=0.11)
+        tab.run("document.querySelectorAll('.go')[1].click()")
+        assert near(tab.run(place)) == pytest.approx([1.0, 0.0, 9.0], abs=0.11)
+        clean(tab)
+
+
+def near(place: str) -> list[float]:
+    """The millimetres of what the page says."""
+    return [float(word) for word in place.split()[1::2]]
 
 
 def test_a_list_is_sorted_and_pictures_stay_without_webgl(chromium: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medi2i.anomaly.lesions import Lesion, lesion_table
 from medi2i.errors import (
     FormatError,
     InputError,
@@ -27,6 +28,7 @@ from medi2i.report import viewer as viewers
 from medi2i.report.embed import coarser, embed, packed
 from medi2i.report.panels import aligned, difference
 from medi2i.report.viewer import HOW, Viewer, extract, find_viewer
+from medi2i.report.volumes import voxel_at
 from medi2i.volume import Volume, save_volume
 from tests.report.conftest import EVIL, Finished, Parsed, finish, waves
 
@@ -315,25 +317,95 @@ def test_bids_names_a_source_by_its_address(finished: Finished) -> None:
     assert "not shown" in report_on(finished.scan, overwrite=True).warnings[-1]
 
 
-def test_anomalies(tmp_path: Path) -> None:
-    scan = save_volume(waves(1), tmp_path / "flair.nii.gz")
+def anomalies(folder: Path) -> tuple[Path, dict[str, object], str]:
+    """A map with its companions, the side-car, the table."""
+    scan = save_volume(waves(1), folder / "flair.nii.gz")
     for name in ("healthy", "difference"):
-        save_volume(waves(2), tmp_path / f"flair_desc-synth_{name}.nii.gz")
+        save_volume(waves(2), folder / f"flair_desc-synth_{name}.nii.gz")
     share = waves(3)
-    map_ = save_volume(
-        share.like(share.voxels / 1000), tmp_path / "flair_desc-synth_anomaly.nii.gz"
-    )
+    map_ = save_volume(share.like(share.voxels / 1000), folder / "flair_desc-synth_anomaly.nii.gz")
     record = {
         **{"Synthetic": True, "Map": "anomaly", "SourceContrast": ["FLAIR"], "ImageScore": 0.25},
-        **{"Lesions": 3, "Sources": [{"Name": scan.name}], "Warnings": []},
+        **{"Lesions": 2, "Sources": [{"Name": scan.name}], "Warnings": [], "Threshold": 0.125},
+        **{"FalsePositiveRate": 0.001, "SmallestLesionMM3": 30.0, "LesionVolumeML": 2.75},
+        "Calibration": {"rates": [0.5, 0.001], "values": [0.0625, 0.125], "origin": EVIL},
     }
     map_.with_name("flair_desc-synth_anomaly.json").write_text(json.dumps(record))
+    lesions = [
+        Lesion(1, 2.5, (-3.0, 4.5, 20.0), 0.25, 0.1875),
+        Lesion(2, 0.25, (1.0, 0.0, 9.0), 0.2, 0.15),
+    ]
+    table = lesion_table(lesions)
+    map_.with_name("flair_desc-synth_lesions.tsv").write_text(table)
+    return map_, record, table
+
+
+def test_anomalies(tmp_path: Path) -> None:
+    map_, _, table = anomalies(tmp_path)
     entry = report_on(map_)
-    plan = json.loads(Parsed(entry.page).scripts["plan"])
+    parsed = Parsed(entry.page)
+    plan = json.loads(parsed.scripts["plan"])
     assert [one["kind"] for one in plan] == ["image", "image", "difference", "probability"]
     assert plan[3]["window"] == [0.5, 1.0]
-    assert entry.figures == {"image score": 0.25, "lesions": 3.0}
+    assert entry.figures == {"image score": 0.25, "lesions": 2.0}
     assert entry.title == "What is not normal in FLAIR"
+    assert entry.warnings == ()
+    # every number of the table stands on the page, in its order
+    lines = [line.split("\t") for line in table.splitlines()[1:]]
+    shown = [cell["data-sort"] for cell in parsed.all("td") if "data-sort" in cell]
+    assert [float(cell or "") for cell in shown[:12]] == [
+        float(value) for line in lines for value in line[1:]
+    ]
+    assert shown[12:] == ["0.0625", "0.125"]
+    (live,) = (section for section in parsed.all("section") if section.get("id") == "live")
+    assert live["data-at"] == "-3.0 4.5 20.0"
+    assert [b["data-at"] for b in parsed.all("button")] == ["-3 4.5 20", "1 0 9"]
+    assert f"Calibrated on: {EVIL}." in parsed.text
+    for said in ("threshold of the score0.125", "reaches it0.001", "their volume, ml2.75"):
+        assert said in parsed.text
+    assert EVIL not in entry.page.read_text()
+
+
+def test_the_picture_is_cut_through_the_largest_lesion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "find_viewer", lambda: None)
+    map_, _, _ = anomalies(tmp_path)
+    one = Parsed(report_on(map_).page).all("img")[0]["src"]
+    table = map_.with_name("flair_desc-synth_lesions.tsv")
+    table.write_text(lesion_table(()))
+    entry = report_on(map_, overwrite=True)
+    assert Parsed(entry.page).all("img")[0]["src"] != one
+    assert "None was found." in Parsed(entry.page).text
+    upright = waves(1).canonical()
+    place = upright.affine @ [4.2, 6.9, 5.0, 1]
+    assert voxel_at([Panel("x", waves(1))], (place[0], place[1], place[2])) == (4, 7, 5)
+
+
+def test_a_table_of_lesions_may_be_missing_but_not_broken(tmp_path: Path) -> None:
+    map_, _, _ = anomalies(tmp_path)
+    table = map_.with_name("flair_desc-synth_lesions.tsv")
+    table.write_text("id\tvolume_ml\n1\tmuch\n")
+    with pytest.raises(FormatError, match="no table of lesions"):
+        report_on(map_)
+    table.unlink()
+    assert "not shown" in report_on(map_).warnings[0]
+
+
+def test_several_sources_are_given_in_their_order(finished: Finished) -> None:
+    checksum = finished.record["Sources"][0]["SHA256"]
+    record = {
+        **finished.record,
+        "SourceContrast": ["T1w", "FLAIR"],
+        "Sources": [{"Name": finished.source.name, "SHA256": checksum}, {"Name": "x.nii.gz"}],
+    }
+    side = finished.scan.with_name(finished.scan.name.replace(".nii.gz", ".json"))
+    side.write_text(json.dumps(record))
+    entry = report_on(finished.scan, source=[finished.source, finished.reference])
+    captions = [one["caption"] for one in json.loads(Parsed(entry.page).scripts["plan"])]
+    assert captions[:2] == ["source T1w", "source FLAIR"]
+    with pytest.raises(UsageError, match="made from 2 scans"):
+        report_on(finished.scan, source=finished.source, overwrite=True)
 
 
 def test_the_card_of_the_shipped_model(finished: Finished) -> None:

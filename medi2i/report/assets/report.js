@@ -127,7 +127,20 @@
         follow(panels[0]);
       });
     }
-    follow(panels[0]);
+    // To a place in millimetres, such as a lesion's centre.
+    const go = (place) => {
+      panels[0].scene.crosshairPos = [...panels[0].mm2frac(place.split(" ").map(Number))];
+      panels[0].drawScene();
+      follow(panels[0]);
+    };
+    for (const button of document.querySelectorAll(".go")) {
+      button.addEventListener("click", () => {
+        go(button.dataset.at);
+        find("live").scrollIntoView();
+      });
+    }
+    if (find("live").dataset.at) go(find("live").dataset.at);
+    else follow(panels[0]);
     find("still").open = false;
     find("still-why").hidden = true;
     root.dataset.viewer = "ready";

@@ -1,5 +1,5 @@
 "use strict";
-// A click on a heading sorts by its column; another click turns the order round.
+// A click on a heading sorts its table by that column; another click turns the order round.
 for (const button of document.querySelectorAll("thead button")) {
   button.addEventListener("click", () => {
     const head = button.parentElement;
@@ -17,7 +17,7 @@ for (const button of document.querySelectorAll("thead button")) {
       const numbers = !isNaN(x) && !isNaN(y);
       return (turned ? -1 : 1) * (numbers ? x - y : x.localeCompare(y));
     };
-    const body = document.querySelector("tbody");
+    const body = head.closest("table").tBodies[0];
     body.append(...[...body.rows].sort(compare));
   });
 }
