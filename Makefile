@@ -2,6 +2,8 @@
 #   make demo     a phantom head is translated and scored; pictures and numbers in medi2i-demo/
 #   make test     lint, types, tests with coverage      make test ARGS="-k volume"
 #   make lint     ruff and mypy alone
+#   make soak     20,000 spoiled inputs and 50 kills of each command (half an hour of one core)
+#   make audit    known weaknesses of the packages in constraints.txt (needs a network)
 #   make bench    seconds and memory beside a plain MONAI script
 #   make clean    remove the virtual environment and what tools left behind
 
@@ -14,7 +16,7 @@ ARGS ?=
 CORES := $(shell $(PYTHON) -c "import os; print(min(4, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1))")
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint soak audit bench clean
 .DEFAULT_GOAL := test
 
 $(BIN)/python:
@@ -42,8 +44,15 @@ lint: $(VENV)/.installed-test
 test: lint
 	$(THREADS) $(BIN)/python -m pytest -n $(CORES) --cov --cov-report=term $(ARGS)
 
+soak: $(VENV)/.installed-test
+	$(THREADS) $(BIN)/python -m pytest -n $(CORES) --soak 20000 tests/soak $(ARGS)
+
+audit: $(BIN)/python
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit -r constraints.txt $(ARGS)
+
 bench: $(VENV)/.installed
 	$(BIN)/python pipelines/benchmark.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build medi2i.egg-info medi2i-demo .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build medi2i.egg-info medi2i-demo soak-failures .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -20,6 +20,9 @@ __all__ = ["build", "checked", "read_yaml", "unknown"]
 
 T = TypeVar("T")
 
+MOST = 100_000
+"""Values in a file that a person wrote."""
+
 
 class _Loader(yaml.SafeLoader):
     """PyYAML reads 1e-3 as a word, as YAML 1.1 had it; here it is the number it looks like."""
@@ -40,11 +43,32 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise MissingFileError(f'configuration "{path}" does not exist')
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f'"{path}" cannot be read: {error.strerror or error}') from error
+    except RecursionError as error:
+        raise ConfigError(f'"{path}" is not valid YAML: it is nested too deeply') from error
+    except (yaml.YAMLError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # the last four are PyYAML's own for a word that is no date, number, ... as its tag says
         raise ConfigError(f'"{path}" is not valid YAML: {error}') from error
     if not isinstance(content, dict):
         raise ConfigError(f'"{path}" holds {type(content).__name__}; keys and values were expected')
+    if _values(content, {}) > MOST:
+        raise ConfigError(
+            f'"{path}" says more than {MOST} things, or refers to itself: its aliases (*name) '
+            "repeat too much; write out what is meant"
+        )
     return content
+
+
+def _values(value: Any, known: dict[int, int]) -> int:
+    """How many values there are, written out; aliases can multiply a few lines to millions."""
+    if not isinstance(value, dict | list | tuple):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = MOST + 1  # met again on the way down, it holds itself
+        parts = (*value, *value.values()) if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_values(part, known) for part in parts)
+    return known[id(value)]
 
 
 def build(make: Callable[..., T], given: Mapping[str, Any], *, where: str) -> T:

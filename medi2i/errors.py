@@ -39,13 +39,30 @@ __all__ = [
     "TrainingError",
     "UsageError",
     "out_of_memory",
+    "unreachable",
 ]
 
 
+LONGEST = 2000
+"""Characters of a message; what is longer, as it quotes what was handed in, loses its middle."""
+
+
 class Medi2iError(Exception):
-    """Base of all errors raised on purpose."""
+    r"""Base of all errors raised on purpose.
+
+    Its message can be printed and read whatever it quotes.
+
+    >>> str(Medi2iError("\udcff.nii does not exist"))
+    '\\udcff.nii does not exist'
+    """
 
     exit_code = 3
+
+    def __str__(self) -> str:
+        said = super().__str__().encode("utf-8", "backslashreplace").decode()
+        if len(said) <= LONGEST:
+            return said
+        return f"{said[: LONGEST * 3 // 4]} [...] {said[-LONGEST // 5 :]}"
 
 
 class UsageError(Medi2iError, ValueError):
@@ -109,3 +126,8 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(
         words in str(error) for words in ("out of memory", "not enough memory", "can't allocate")
     )
+
+
+def unreachable(error: OSError) -> InputError:
+    """The sentence for a file that the system does not let us reach."""
+    return InputError(f'"{error.filename}" cannot be reached: {error.strerror or error}')

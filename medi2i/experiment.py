@@ -21,7 +21,7 @@ from medi2i.data.supply import batches
 from medi2i.errors import ConfigError
 from medi2i.evaluation.protocols import protocol
 from medi2i.figures import three_planes
-from medi2i.files import atomic_write, write_whole
+from medi2i.files import atomic_write, clear_temporary, write_whole
 from medi2i.inference.translate import choose_device, run_model
 from medi2i.model import Model, build_system, write_model
 from medi2i.systems import Translator
@@ -165,6 +165,7 @@ def run_experiment(
         facts["unpaired"] = {"heights": config.data.heights, "implicit": config.data.implicit}
     with joined(where) as ranks:
         if ranks.leads:
+            clear_temporary(folder)
             remember(config, folder)
         supply.prepare(prepared)
         if ranks.rank:

@@ -26,6 +26,7 @@ _CONVENTION = "radiological display: the patient's right is on the left"
 
 _PAGE, _TITLE, _TEXT, _MARK = (12, 13, 16), (240, 240, 240), (205, 208, 212), (120, 170, 200)
 _MARGIN, _GAP, _BAR = 14, 6, 64  # pixels
+_LONGEST = 4096  # pixels
 _BELOW = (0.36, 0.72, 1.0)
 _ABOVE = (1.0, 0.62, 0.22)
 _BESIDE_MIDLINE = 4.0  # mm: there the sagittal slice shows cortex, not the gap between two
@@ -155,7 +156,7 @@ def three_planes(
         at: the voxel through which to cut; by default the middle of the first volume's head.
         title: above everything.
         note: a line below, beside the display convention.
-        scale: pixels per mm.
+        scale: pixels per mm; fewer where one axis would have over 4096.
 
     Raises:
         UsageError: no rows, or `at` outside of the grid.
@@ -174,9 +175,9 @@ def three_planes(
         raise UsageError(f"The voxel {cut} lies outside of the grid {shape}.")
 
     text, small = ImageFont.load_default(15), ImageFont.load_default(11)
-    x, y, z = (
-        max(1, round(n * step * scale)) for n, step in zip(shape, shown[0].spacing, strict=True)
-    )
+    lengths = [n * step for n, step in zip(shape, shown[0].spacing, strict=True)]
+    scale = min(scale, _LONGEST / max(lengths))
+    x, y, z = (max(1, round(length * scale)) for length in lengths)
     sizes = ((x, y), (x, z), (y, z))  # width and height of the three planes
     height = max(high for _, high in sizes)
     lefts = [_MARGIN, _MARGIN + x + _GAP, _MARGIN + 2 * (x + _GAP)]

@@ -21,6 +21,7 @@ __all__ = [
     "atomic_write",
     "check_writable",
     "clear_staging",
+    "clear_temporary",
     "gunzip",
     "gzipped",
     "staging",
@@ -115,8 +116,11 @@ def atomic_write(
 
 
 def write_whole(path: str | Path, content: str | bytes, *, overwrite: bool = True) -> Path:
-    """Put bytes, or text as UTF-8, at `path` in one step. See :func:`atomic_write`."""
-    whole = content.encode() if isinstance(content, str) else content
+    """Put bytes, or text as UTF-8, at `path` in one step. See :func:`atomic_write`.
+
+    What UTF-8 cannot say, such as a part of a file name that is no text, becomes a JSON escape.
+    """
+    whole = content.encode(errors="backslashreplace") if isinstance(content, str) else content
 
     def write(stream: BinaryIO) -> None:
         stream.write(whole)
@@ -156,9 +160,11 @@ def staging(folder: Path, names: Sequence[str], *, overwrite: bool = True) -> It
     """
     made: list[Path] = []
     stage: Path | None = None
+    lock: int | None = None
     try:
         _make_folder(folder, made)
         stage = Path(tempfile.mkdtemp(prefix=_stage_of(names[-1]), dir=folder))
+        lock = _lock(stage)
         yield stage
         for name in names:
             _check_target(folder / name, overwrite)
@@ -180,18 +186,53 @@ def staging(folder: Path, names: Sequence[str], *, overwrite: bool = True) -> It
                 f'"{folder / names[0]}" cannot be written: {_reason(error)}.'
             ) from error
         raise
+    finally:
+        if lock is not None:
+            os.close(lock)
     _sync_folder(folder)
 
 
 def clear_staging(path: Path) -> None:
-    """Remove what a killed process left of :func:`staging` whose last name was `path`.
+    """Remove what killed processes left of :func:`staging` whose last name was `path`.
 
-    Only for who knows that no other process works on `path`.
+    What a living process works on stays, where the system can tell.
     """
-    if path.parent.is_dir():
-        for left in path.parent.iterdir():
-            if left.name.startswith(_stage_of(path.name)):
+    if not path.parent.is_dir():
+        return
+    for left in path.parent.iterdir():
+        if left.name.startswith(_stage_of(path.name)):
+            lock = _lock(left)
+            if lock is not None:
                 shutil.rmtree(left, ignore_errors=True)
+                os.close(lock)
+
+
+def clear_temporary(folder: Path) -> None:
+    """Remove what a killed process left of :func:`atomic_write` in a folder and the ones below.
+
+    Only for who knows that no other process writes there.
+    """
+    for left in folder.rglob(".medi2i-*.tmp"):
+        with contextlib.suppress(OSError):
+            left.unlink()
+
+
+def _lock(stage: Path) -> int | None:
+    """An open file whose lock ends with this process; None where another one holds it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, which cannot tell, and removes no file that is open
+        return None
+    try:
+        lock = os.open(stage / ".lock", os.O_WRONLY | os.O_CREAT, 0o600)
+    except OSError:  # gone just now, or not ours
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return None
+    return lock
 
 
 def _stage_of(name: str) -> str:

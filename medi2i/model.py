@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -10,12 +11,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from medi2i.config import build, checked
 from medi2i.contrasts import Contrast
-from medi2i.errors import ConfigError, ModelError
+from medi2i.errors import ConfigError, Medi2iError, ModelError, out_of_memory
 from medi2i.files import write_whole
+from medi2i.networks.shapes import without_values
 from medi2i.normalise import Normaliser
 from medi2i.systems import Translator, system_named
 from medi2i.task import Task, View
@@ -31,6 +35,8 @@ __all__ = [
 ]
 
 WEIGHTS, RECORD, CARD = "weights.safetensors", "model.json", "README.md"
+UNUSUAL = 100
+"""By this factor a count may exceed its default: networks of a billion layers are never done."""
 FORMAT = 1
 """Version of model.json; a reader refuses one that it does not know."""
 KEYS: Mapping[str, type] = {
@@ -89,7 +95,8 @@ def build_system(name: str, arguments: Mapping[str, Any], task: Task, view: View
     in here and may not be given.
 
     Raises:
-        ModelError: no such system. ConfigError: an argument that it does not know.
+        ModelError: no such system. ConfigError: an argument that it does not know, or a value
+            that no network can be built with.
     """
     kind = system_named(name)
     derived = {
@@ -124,7 +131,24 @@ def build_system(name: str, arguments: Mapping[str, Any], task: Task, view: View
             "learns one list of them, such as fixed_point_gan or stargan"
         )
     where = f'arguments of system "{name}"'
-    return kind(**checked(kind, {**arguments, **derived}, where=where))
+    wanted = checked(kind, {**arguments, **derived}, where=where)
+    for key, parameter in inspect.signature(kind).parameters.items():
+        most = UNUSUAL * max(10, _largest(parameter.default))
+        if key in arguments and (found := _largest(wanted[key])) > most:
+            raise ConfigError(f"{key} of {where} is {found}; at most {most} was expected")
+    try:
+        return kind(**wanted)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, Medi2iError) or out_of_memory(error):
+            raise
+        raise ConfigError(f"{where}, {dict(arguments)}, give no network: {error}") from error
+
+
+def _largest(value: Any) -> int:
+    """The largest whole number in an argument; 0 where there is none."""
+    if isinstance(value, list | tuple):
+        return max(map(_largest, value), default=0)
+    return value if isinstance(value, int) else 0
 
 
 def write_model(model: Model, folder: Path) -> Path:
@@ -170,17 +194,15 @@ def read_model(folder: Path) -> Model:
     task = _task(record, folder)
     try:
         view = build(View, record["view"], where=f"view in {where}")
-        system = build_system(record["system"], record["arguments"], task, view)
+        with without_values():  # first, as what does not fit may want any amount of memory
+            shapes = build_system(record["system"], record["arguments"], task, view).lasting_state()
     except ModelError:
         raise
     except (ValueError, TypeError, AttributeError) as error:
         raise ModelError(f"{where} describes no model that can be built: {error}") from error
-    try:
-        system.load_lasting_state(safetensors.torch.load(weights))
-    except (RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f'weights of model "{folder}" do not fit system "{record["system"]}": {error}'
-        ) from error
+    state = _state(folder, weights, shapes, f'system "{record["system"]}"')
+    system = build_system(record["system"], record["arguments"], task, view)
+    system.load_lasting_state(state)
     return Model(
         name=record["name"],
         system_name=record["system"],
@@ -213,6 +235,29 @@ def read_weights(folder: Path, sha256: str) -> bytes:
     return weights
 
 
+def _state(
+    folder: Path, weights: bytes, shapes: Mapping[str, Tensor], what: str
+) -> dict[str, Tensor]:
+    """The tensors of a weights file, which must be those that a network has."""
+    wrong = f'weights of model "{folder}" do not fit {what}'
+    try:
+        state = safetensors.torch.load(weights)
+    except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{wrong}: {WEIGHTS} cannot be read: {error}") from error
+    for name in [*shapes, *state]:
+        there, due = (
+            tuple(by[name].shape) if name in by else "no such tensor" for by in (state, shapes)
+        )
+        if there != due:
+            raise ModelError(f'{wrong}: "{name}" has {there}; the arguments give {due}')
+        if state[name].dtype.is_floating_point != shapes[name].dtype.is_floating_point:
+            kinds = f"{state[name].dtype}; {shapes[name].dtype} or the like was expected"
+            raise ModelError(f'{wrong}: "{name}" holds {kinds}')
+        if not torch.isfinite(state[name]).all():
+            raise ModelError(f'{wrong}: "{name}" is not finite; fetch or train the model again')
+    return state
+
+
 def read_task(folder: Path) -> Task:
     """The task of a model, without its weights.
 
@@ -237,7 +282,7 @@ def read_record(folder: Path, keys: Mapping[str, type] = KEYS) -> dict[str, Any]
         raise ModelError(f'model folder "{folder}" {what}; {WEIGHTS} and {RECORD} were expected')
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ModelError(f'"{path}" is not valid JSON: {error}') from error
     if not isinstance(record, dict):
         raise ModelError(f'"{path}" holds {type(record).__name__}; an object was expected')

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
 from torch.nn import functional
 
+from medi2i.errors import GeometryError
+
 __all__ = ["resize", "working_shape"]
 
 TOLERANCE = 1.25
 """A spacing within this factor of the wanted one is left alone: resampling costs detail too."""
+MOST = 2**28
+"""Voxels to which a volume may grow: more than 600 along each axis."""
 
 
 def working_shape(
     shape: Sequence[int], spacing: Sequence[float], wanted: float | None, axes: Sequence[int]
 ) -> tuple[int, int, int]:
     """The shape (X, Y, Z) at which `axes` have about `wanted` mm per voxel.
+
+    Raises:
+        GeometryError: it has more voxels than anybody can work with.
 
     >>> working_shape((512, 512, 30), (0.43, 0.43, 5.0), 1.0, axes=(0, 1))
     (220, 220, 30)
@@ -30,6 +38,12 @@ def working_shape(
             if not 1 / TOLERANCE <= ratio <= TOLERANCE:
                 sizes[axis] = max(1, round(shape[axis] * ratio))
     x, y, z = sizes
+    if x * y * z > max(MOST, math.prod(shape)):
+        raise GeometryError(
+            f"Voxels of {' x '.join(f'{step:.4g}' for step in spacing)} mm would become"
+            f" {x:.4g} x {y:.4g} x {z:.4g} voxels of {wanted:g} mm; at most {MOST} are worked with:"
+            " is the voxel size in the header right?"
+        )
     return x, y, z
 
 

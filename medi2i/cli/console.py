@@ -6,10 +6,13 @@ import functools
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from types import FrameType
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
@@ -25,7 +28,7 @@ from rich.progress import (
 from rich.text import Text
 
 from medi2i.contrasts import Contrast
-from medi2i.errors import Medi2iError, UsageError, out_of_memory
+from medi2i.errors import Medi2iError, UsageError, out_of_memory, unreachable
 from medi2i.inference.passes import Quality
 
 __all__ = [
@@ -54,7 +57,7 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R")
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 _terminal = sys.stdout is not None and sys.stdout.isatty()
 out = Console(highlight=False, width=None if _terminal or "COLUMNS" in os.environ else 160)
@@ -137,11 +140,16 @@ def complain(error: Exception | str) -> None:
     err.print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
 
 
+def printable(text: str) -> str:
+    r"""Parts of file names that are no text as escapes, as JSON and Python have them: \udcff."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def tell(line: str) -> None:
     """A line of results, also while a progress bar is shown."""
     # On one terminal both streams must go through the console that redraws the bar.
     console = err if out.is_terminal and err.is_terminal else out
-    console.print(line, markup=False, soft_wrap=True)
+    console.print(printable(line), markup=False, soft_wrap=True)
 
 
 def ends_well(command: Callable[P, R]) -> Callable[P, R]:
@@ -152,16 +160,22 @@ def ends_well(command: Callable[P, R]) -> Callable[P, R]:
         logging.captureWarnings(True)  # of libraries; medi2i says itself what matters
         logging.getLogger("py.warnings").addHandler(logging.NullHandler())
         try:
-            return command(*args, **kwargs)
+            with _ended_by_a_scheduler():
+                return command(*args, **kwargs)
         except Medi2iError as error:
             complain(error)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             err.print("interrupted; what was finished is kept")
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(TERMINATED if error.args else INTERRUPTED) from None
         except BrokenPipeError:  # whoever read our results has closed the pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
+        except OSError as error:  # a name that is too long, a link that leads in a circle, ...
+            if error.filename is None:
+                raise
+            complain(unreachable(error))
+            raise typer.Exit(Medi2iError.exit_code) from None
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
@@ -171,10 +185,33 @@ def ends_well(command: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
+@contextmanager
+def _ended_by_a_scheduler() -> Iterator[None]:
+    """Within the block SIGTERM is what Ctrl-C is: what was begun is cleaned up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner, before = os.getpid(), signal.getsignal(signal.SIGTERM)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a process that was forked off ends as ever
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        signal.signal(number, signal.SIG_IGN)  # once is enough: cleaning up has begun
+        raise KeyboardInterrupt(number)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def print_json(content: Any) -> None:
     """Machine-readable results on stdout, nothing else; JSON has no Infinity or NaN."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(printable(text) + "\n")
     sys.stdout.flush()  # a closed pipe shows here, not when the interpreter ends
 
 

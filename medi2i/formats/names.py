@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from medi2i.contrasts import Contrast
@@ -15,6 +16,7 @@ __all__ = [
     "stem_of",
     "subject_prefix",
     "synthetic_name",
+    "without_folders",
 ]
 
 SYNTHETIC = "desc-synth"
@@ -81,3 +83,12 @@ def beside(scan: Path, ending: str) -> Path:
 def is_synthetic(path: Path) -> bool:
     """Whether a file says of itself that medi2i made it."""
     return SYNTHETIC in stem_of(path).split("_")
+
+
+def without_folders(message: str) -> str:
+    """A message with files by their names alone: the folders above them may name somebody.
+
+    >>> without_folders('"/data/Jane Doe/sub-1_T1w.nii.gz" is truncated')
+    '"sub-1_T1w.nii.gz" is truncated'
+    """
+    return re.sub(r'"[^"\n]*[/\\]([^"/\\\n]+)"', r'"\1"', message)

@@ -15,7 +15,7 @@ from typing import Any
 from medi2i.contrasts import Contrast
 from medi2i.errors import OutputError
 from medi2i.figures import Row, three_planes
-from medi2i.files import atomic_write, check_writable, staging
+from medi2i.files import atomic_write, check_writable, clear_staging, staging
 from medi2i.formats.names import beside, stem_of
 from medi2i.formats.sidecar import Source, description, provenance, write_sidecar
 from medi2i.inference.samples import STD
@@ -95,6 +95,7 @@ def check_free(files: Files, *, overwrite: bool, skip_existing: bool = False) ->
     Raises:
         OutputError: a file exists, or its folder cannot be written to.
     """
+    clear_staging(files.output)  # what a killed process has left
     missing = [scan for scan in files.scans if not scan.exists()]
     if skip_existing and not missing:
         return False

@@ -64,15 +64,20 @@ def look(volume: Volume) -> Glance | str | None:
         return f'"{volume.name or "the scan"}" was not looked at: {error}'
 
 
-def doubts(volume: Volume, contrast: Contrast) -> list[str]:
+def doubts(volume: Volume, contrast: Contrast, *, least: float = 0.0) -> list[str]:
     """Sentences on what in the image speaks against its being a head in this contrast.
 
     None for a scan that shows too little to be judged.
+
+    Args:
+        least: probability of the contrast below which it is doubted, whatever else is likely.
     """
-    return against(look(volume), volume.name, contrast)
+    return against(look(volume), volume.name, contrast, least=least)
 
 
-def against(seen: Glance | str | None, name: str, contrast: Contrast) -> list[str]:
+def against(
+    seen: Glance | str | None, name: str, contrast: Contrast, *, least: float = 0.0
+) -> list[str]:
     """The same, of what :func:`look` says of a scan called `name`."""
     name = name or "the scan"
     if seen is None or isinstance(seen, str):
@@ -82,6 +87,11 @@ def against(seen: Glance | str | None, name: str, contrast: Contrast) -> list[st
     if contrast not in _alike(seen.contrast) and seen.confidence >= CONTRADICTED:
         looks = f"{seen.contrast} ({seen.confidence:.2f})"
         return [f'"{name}" is taken for {contrast}, but its image looks like {looks}']
+    if (share := _share(seen, contrast)) < least:
+        rivals = {k: v for k, v in seen.probabilities.items() if k not in _alike(contrast)}
+        other = max(rivals, key=lambda one: rivals[one])
+        likely = f"{contrast} ({share:.2f}), {other} ({rivals[other]:.2f})"
+        return [f'"{name}" is taken for {contrast}, but its image leaves it open: {likely}']
     return []
 
 

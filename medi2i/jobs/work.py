@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from medi2i.contrasts import Contrast
-from medi2i.errors import InputError, Medi2iError, out_of_memory
+from medi2i.errors import InputError, Medi2iError, out_of_memory, unreachable
 from medi2i.files import clear_staging
 from medi2i.formats.synthetic import Writer
 from medi2i.inference.recognise import against, look, stripped
@@ -260,6 +260,8 @@ def _guarded(job: Job, options: Options, work: Callable[[], R]) -> R | Row:
     except Medi2iError as error:
         return failure(job.inputs, error)
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            return failure(job.inputs, unreachable(error))
         if isinstance(error, MemoryError | RuntimeError) and out_of_memory(error):
             problem = f"{job.name} needs more memory than device {options.device} has free"
             said = f"{problem}; a smaller --batch-size needs less"

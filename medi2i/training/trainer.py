@@ -189,10 +189,13 @@ class Trainer:
         self.watch = watch
         self.play = play or system.play
         self.ranks.agree(self.system)
-        self.optimisers = {
-            player: plan.players.get(player, plan.optimiser).build(system.parameters_of(player))
-            for player in system.players
-        }
+        self.optimisers: dict[str, torch.optim.Optimizer] = {}
+        for player in system.players:
+            wanted = plan.players.get(player, plan.optimiser)
+            try:
+                self.optimisers[player] = wanted.build(system.parameters_of(player))
+            except ValueError as error:  # a negative rate, or nothing that could learn
+                raise ConfigError(f'{wanted} does not do for player "{player}": {error}') from error
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=plan.precision == "float16")
         self.average = {n: p.detach().clone() for n, p in system.named_parameters()}
         self.best = float("-inf")

@@ -299,6 +299,10 @@ def test_a_clear_image_is_believed_and_a_contradiction_told(
     weak = saying({Contrast.T1W: 0.06, Contrast.T2W: 0.93})
     monkeypatch.setattr("medi2i.inference.recognise.glance", lambda _: weak)
     assert doubts(volume, Contrast.T1W) == []
+    assert doubts(volume, Contrast.T2W, least=0.5) == []
+    assert doubts(volume, Contrast.T1W, least=0.5) == [
+        '"a_T1w.nii" is taken for T1w, but its image leaves it open: T1w (0.06), T2w (0.93)'
+    ]
 
 
 # ---- real scans

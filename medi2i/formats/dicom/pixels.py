@@ -54,7 +54,12 @@ def read_pixels(
                 f'"{stored}" promises {count * rows * columns} voxels; at most {max_voxels} are'
                 " read."
             )
-        images = _decoded(stored, dataset).reshape(count, rows, columns)
+        images = _decoded(stored, dataset)
+        if images.size != count * rows * columns:
+            raise FormatError(
+                f'"{stored}" holds {images.size} voxels; {columns} x {rows} x {count} were due.'
+            )
+        images = images.reshape(count, rows, columns)
         if not values.size:  # once there are pixels: what a header claims takes no memory
             values = np.empty((len(frames), rows, columns), np.float32)
         for place in taken:
