@@ -42,10 +42,10 @@ RANK = '''
 """What torchrun starts: the command line, and a note of the weights that each rank ended with."""
 import os, sys
 import torch
-from medi2i import experiment
+from medi2i.experiment import run
 from medi2i.cli import main
 
-class Noted(experiment.Trainer):
+class Noted(run.Trainer):
     def run(self):
         scores = super().run()
         torch.save(
@@ -54,7 +54,7 @@ class Noted(experiment.Trainer):
         )
         return scores
 
-experiment.Trainer = Noted
+run.Trainer = Noted
 sys.argv = ["medi2i", "train", *sys.argv[1:]]
 main()
 '''
