@@ -13,7 +13,6 @@ from medi2i.losses.reconstruction import (
     laplace,
     squared_error,
     structural_dissimilarity,
-    unexplained,
 )
 
 __all__ = [
@@ -30,5 +29,4 @@ __all__ = [
     "r1_penalty",
     "squared_error",
     "structural_dissimilarity",
-    "unexplained",
 ]

@@ -6,14 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = [
-    "absolute_error",
-    "aligned",
-    "laplace",
-    "squared_error",
-    "structural_dissimilarity",
-    "unexplained",
-]
+__all__ = ["absolute_error", "aligned", "laplace", "squared_error", "structural_dissimilarity"]
 
 
 def absolute_error(predicted: Tensor, reference: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -115,39 +108,6 @@ def laplace(
     """
     log_spread = log_spread.clamp_min(-6.9)
     return _mean((predicted - reference).abs() * torch.exp(-log_spread) + log_spread, weight)
-
-
-def unexplained(source: Tensor, reference: Tensor, weight: Tensor | None = None) -> Tensor:
-    """How far the reference is from what the source's intensities alone tell of it.
-
-    A lesion that is dark in a T1w scan as fluid is, but bright in a FLAIR scan as fluid is not, is
-    a small part of an image, and exactly what a translation is wanted for. Weighing voxels by this
-    number asks for it, without anybody having drawn a mask. What intensities tell is the best
-    cubic of each source contrast, by weighted least squares for each sample and channel; a
-    constant to the gradient.
-
-    Args:
-        source: (B, S, *spatial).
-        reference: (B, C, *spatial).
-        weight: (B, 1 or C, *spatial), or None.
-
-    Returns:
-        (B, C, *spatial) in [0, 3], in standard deviations of the reference: 0 where intensities
-        tell everything.
-    """
-    with torch.no_grad():
-        s, r = source.float().flatten(2), reference.float().flatten(2)  # (B, S, N), (B, C, N)
-        w = torch.ones_like(r) if weight is None else weight.expand(reference.shape).flatten(2)
-        w = w / w.sum(2, keepdim=True).clamp_min(1e-6)
-        known = torch.cat([torch.ones_like(s[:, :1]), s, s**2, s**3], dim=1)  # (B, F, N)
-        normal = torch.einsum("bfn,bcn,bgn->bcfg", known, w, known)
-        product = torch.einsum("bfn,bcn,bcn->bcf", known, w, r)
-        slight = 1e-5 * torch.eye(known.shape[1], device=s.device)  # some windows are all alike
-        cubic = torch.linalg.solve(normal + slight, product)
-        off = (r - torch.einsum("bcf,bfn->bcn", cubic, known)).abs()
-        mean = (w * r).sum(2, keepdim=True)
-        deviation = (w * (r - mean).square()).sum(2, keepdim=True).sqrt()
-        return (off / deviation.clamp_min(0.01)).clamp_max(3.0).reshape(reference.shape)
 
 
 def _mean(error: Tensor, weight: Tensor | None) -> Tensor:

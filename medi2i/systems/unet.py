@@ -23,7 +23,6 @@ from medi2i.losses import (
     laplace,
     squared_error,
     structural_dissimilarity,
-    unexplained,
 )
 from medi2i.networks.layers import Norm, pad_to_multiple
 from medi2i.networks.unet import UNet
@@ -54,9 +53,6 @@ class UNetRegression(Translator):
         anchor: None compares voxel by voxel as the papers do. A number compares the prediction
             under its best gain and offset (see `losses.aligned`), and weighs the plain error, which
             then only keeps the scale in place.
-        surprise: how much more a voxel counts for each standard deviation that its target is from
-            what the source's intensities alone tell (see `losses.unexplained`), in the error and
-            in SSIM; 0 for all alike.
         conditioning: how one network serves several targets. "film": the condition scales and
             shifts every feature. "heads": one output channel per target, of which the condition
             picks one; a round then learns from every target that was acquired.
@@ -88,7 +84,6 @@ class UNetRegression(Translator):
         error: Literal["absolute", "squared"] = "absolute",
         ssim: float = 0.0,
         anchor: float | None = None,
-        surprise: float = 0.0,
         conditioning: Literal["film", "heads"] = "film",
         spread: float = 0.0,
     ) -> None:
@@ -119,7 +114,6 @@ class UNetRegression(Translator):
         self.error = {"absolute": absolute_error, "squared": squared_error}[error]
         self.ssim = ssim
         self.anchor = anchor
-        self.surprise = surprise
 
     def play(self, batch: Batch) -> Iterator[Turn]:
         """One turn: the voxel error, 1 - SSIM and the spread where they have a weight."""
@@ -135,13 +129,9 @@ class UNetRegression(Translator):
         if self.anchor is not None:
             losses["anchor"] = self.anchor * self.error(predicted, target, weight)
             predicted = aligned(predicted, target, weight)
-        counted = weight
-        if self.surprise:
-            more = 1 + self.surprise * unexplained(self.centre(batch.source), target, weight)
-            counted = more if weight is None else weight * more
-        losses["error"] = self.error(predicted, target, counted)
+        losses["error"] = self.error(predicted, target, weight)
         if self.ssim:
-            losses["ssim"] = self.ssim * structural_dissimilarity(predicted, target, counted)
+            losses["ssim"] = self.ssim * structural_dissimilarity(predicted, target, weight)
         if spread is not None:
             losses["spread"] = self.spread * laplace(predicted.detach(), target, spread, weight)
         yield Turn("regressor", **losses)
