@@ -126,6 +126,12 @@ def test_bad_configurations(
 # ---- runs
 
 
+def stop(progress: Progress) -> None:
+    """Watches a run, and ends it after three rounds."""
+    if progress.played == 3:
+        raise KeyboardInterrupt
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory, make_study: Any) -> Path:
     people = {"sub-1": "train", "sub-2": "train", "sub-3": "val", "sub-4": None}
@@ -191,10 +197,6 @@ def test_another_configuration_may_not_go_on(write: Write, study: Path, tmp_path
 def test_a_run_that_was_stopped_goes_on(write: Write, study: Path, tmp_path: Path) -> None:
     config = read_config(write())
 
-    def stop(progress: Progress) -> None:
-        if progress.played == 3:
-            raise KeyboardInterrupt
-
     run_experiment(config, [study], tmp_path / "whole", device="cpu")
     with pytest.raises(KeyboardInterrupt):
         run_experiment(config, [study], tmp_path / "parts", device="cpu", watch=stop)
@@ -231,10 +233,6 @@ def test_a_run_that_was_stopped_does_not_begin_again(
 ) -> None:
     run_experiment(read_config(write(), rounds=1), [study], tmp_path / "first", device="cpu")
     config = read_config(write(), start=str(tmp_path / "first" / "best"))
-
-    def stop(progress: Progress) -> None:
-        if progress.played == 3:
-            raise KeyboardInterrupt
 
     run_experiment(config, [study], tmp_path / "whole", device="cpu")
     with pytest.raises(KeyboardInterrupt):
@@ -385,10 +383,6 @@ def test_a_run_without_pairs(write: Write, halves: tuple[Path, Path], tmp_path: 
     assert card["subjects"] == ["sub-1", "sub-2", "sub-5", "sub-6"]
     assert card["unpaired"] == {"heights": "matching", "implicit": 0.0}
 
-    def stop(progress: Progress) -> None:
-        if progress.played == 3:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
         run_experiment(config, halves, tmp_path / "parts", device="cpu", watch=stop)
     run_experiment(config, halves, tmp_path / "parts", device="cpu")
@@ -478,10 +472,6 @@ def test_a_guided_run_goes_on_where_it_stopped(write: Write, study: Path, tmp_pa
     with (tmp_path / "whole" / "log.csv").open() as stream:
         logged = {row["name"] for row in csv.DictReader(stream)}
     assert "regressor/guidance" in logged
-
-    def stop(progress: Progress) -> None:
-        if progress.played == 3:
-            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run_experiment(guided, [study], tmp_path / "parts", device="cpu", cache=cache, watch=stop)

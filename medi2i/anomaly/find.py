@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from medi2i.anomaly.calibration import Calibration, own_calibration
 from medi2i.anomaly.intensity import HEALTHY_FLAIR, SIGMA, intensity_scores
 from medi2i.anomaly.lesions import Lesion, find_lesions
-from medi2i.anomaly.tissue import eroded, find_brain, is_stripped, smoothed
+from medi2i.anomaly.tissue import Brain, eroded, find_brain, is_stripped, smoothed
 from medi2i.contrasts import Contrast
 from medi2i.errors import ConfigError, ContrastError, DimensionError, ModelError, UsageError
 from medi2i.inference.prepared import Prepared, Watch
@@ -163,6 +163,7 @@ def anomalies_in(
         )
     contrast, scan = next(iter(scans.items()))
     warnings: list[str] = []
+    seen: Brain | None = None
     if brain is None:
         seen = find_brain(scan)
         brain = seen.mask
@@ -171,7 +172,7 @@ def anomalies_in(
         raise DimensionError(f"a brain of shape {brain.shape} came; {scan.shape} was expected")
     if not brain.any():
         raise UsageError("the brain's mask is empty; somewhere to look was expected")
-    if model is not None or not is_stripped(scan, brain):
+    if model is not None or not (is_stripped(scan, brain) if seen is None else seen.stripped):
         brain = eroded(brain, RIM, scan.spacing)
     healthy = difference = None
     if model is None:

@@ -132,8 +132,10 @@ def anomaly(
 
                 try:
                     check_places(place, overwrite=overwrite)
-                    if report:
-                        _check_page(place, overwrite=overwrite)
+                    if report and not overwrite:
+                        from medi2i.report import refuse_existing
+
+                        refuse_existing([place.map("anomaly")])
                     result = _look(
                         head, place, loaded, model, given, volume,
                         rate=rate, smallest=smallest, device=device, batch_size=batch_size,
@@ -216,16 +218,6 @@ def _look(
         "seconds": round(time.perf_counter() - began, 3),
         "warnings": [*doubts, *found.warnings],
     }
-
-
-def _check_page(places: Places, *, overwrite: bool) -> None:
-    """Raise OutputError where the page exists."""
-    from medi2i.errors import OutputError
-    from medi2i.report import page_of
-
-    page = page_of(places.map("anomaly"))
-    if page.exists() and not overwrite:
-        raise OutputError(f'"{page}" exists; give --overwrite to replace it')
 
 
 def _page(

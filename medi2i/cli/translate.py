@@ -202,7 +202,9 @@ def translate(
             loaded = ready_model(name, options)
             jobs = plan_jobs(scans, loaded, given, output, failed, options)
             if report and not (overwrite or skip_existing):
-                _check_pages([job.output for job in jobs])
+                from medi2i.report import refuse_existing
+
+                refuse_existing([job.output for job in jobs])
             with following(len(jobs), quiet=silent) as (advance, begin):
 
                 def over(row: Row) -> None:
@@ -216,19 +218,9 @@ def translate(
     end(codes, len(rows))
 
 
-def _check_pages(outputs: Sequence[Path]) -> None:
-    """Raise OutputError where a page exists."""
-    from medi2i.errors import OutputError
-    from medi2i.report.finished import page_of
-
-    for page in map(page_of, outputs):
-        if page.exists():
-            raise OutputError(f'"{page}" exists; give --overwrite to replace it')
-
-
 def page_for(row: Row, volume: int | None, *, overwrite: bool) -> Path:
     """Write the page of a finished scan; what came as DICOM is not shown beside it."""
-    from medi2i.report.finished import page_of, report_on
+    from medi2i.report import page_of, report_on
 
     output, sources = Path(row["output"]), [Path(one) for one in row["input"]]
     shown = sources if all(map(_nifti, sources)) else None

@@ -6,12 +6,12 @@ at any time after it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medi2i.anomaly.files import Places
-from medi2i.errors import Medi2iError, MissingFileError, UsageError
+from medi2i.errors import Medi2iError, MissingFileError, OutputError, UsageError
 from medi2i.evaluation import Case, PointwiseMap, ScoreTable, compare
 from medi2i.evaluation.protocols import Protocol
 from medi2i.formats.names import EXTENSIONS, SYNTHETIC, beside, is_synthetic, stem_of
@@ -25,7 +25,7 @@ from medi2i.report.panels import Kind, Panel, difference_panels
 from medi2i.volume import Volume, load_volume
 from medi2i.zoo import folder_of, installed, shipped
 
-__all__ = ["find_finished", "page_of", "report_on"]
+__all__ = ["find_finished", "page_of", "refuse_existing", "report_on"]
 
 RANK = "anomaly: the share of healthy tissue that looks less conspicuous; 0.5 and less is dark."
 
@@ -61,6 +61,17 @@ def page_of(scan: Path, folder: Path | None = None) -> Path:
     """
     page = beside(scan, "_report.html")
     return page if folder is None else folder / page.name
+
+
+def refuse_existing(scans: Iterable[Path]) -> None:
+    """Find out before the work starts that the report of a scan is there already.
+
+    Raises:
+        OutputError: the first that is.
+    """
+    for page in map(page_of, scans):
+        if page.exists():
+            raise OutputError(f'"{page}" exists; give --overwrite to replace it')
 
 
 def report_on(

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,6 +146,22 @@ def test_a_run_that_was_stopped_goes_on(
     assert (run / "rounds.json").stat().st_mtime_ns == before["rounds.json"]
 
 
+def frame(**changes: Any) -> argparse.Namespace:
+    """What compare.py tells every system alike."""
+    told = {
+        "size": 64,
+        "seed": 3,
+        "spacing": 2.0,
+        "budget": "small",
+        "source": Contrast.T1W,
+        "target": Contrast.FLAIR,
+        "misalignment": 0.0,
+        "domains": None,
+        "faster": 1.0,
+    }
+    return argparse.Namespace(**told | changes)
+
+
 TRANSLATING = [name for name, system in SYSTEMS.items() if not system.reconstructs]
 
 
@@ -154,17 +171,7 @@ def test_every_system_can_be_built_in_the_frame(name: str, budget: str) -> None:
     known = read_yaml(PIPELINES / "compare.yaml")
     assert name in known, f"pipelines/compare.yaml lacks {name}"
     assert set(known[name]) <= {"frame", "small", "domains"}
-    chosen = argparse.Namespace(
-        size=64 if budget == "small" else 256,
-        seed=3,
-        spacing=2.0,
-        budget=budget,
-        source=Contrast.T1W,
-        target=Contrast.FLAIR,
-        misalignment=0.0,
-        domains=None,
-        faster=1.0,
-    )
+    chosen = frame(size=64 if budget == "small" else 256, budget=budget)
     config = one.configured(name, chosen, 50)
     sizes = {}
     with torch.device("meta"):
@@ -180,17 +187,7 @@ def test_every_system_can_be_built_in_the_frame(name: str, budget: str) -> None:
 
 
 def test_variants_are_their_system_but_for_a_part_of_the_recipe() -> None:
-    chosen = argparse.Namespace(
-        size=64,
-        seed=3,
-        spacing=2.0,
-        budget="small",
-        source=Contrast.T1W,
-        target=Contrast.FLAIR,
-        misalignment=0.0,
-        domains=None,
-        faster=1.0,
-    )
+    chosen = frame()
     variants = read_yaml(PIPELINES / "compare.yaml")["variants"]
     assert {"cyclegan+guidance", "cyclegan+slab"} <= set(variants)
     for name, variant in variants.items():
@@ -207,17 +204,7 @@ def test_variants_are_their_system_but_for_a_part_of_the_recipe() -> None:
 
 
 def test_words_of_the_frame_become_numbers() -> None:
-    chosen = argparse.Namespace(
-        size=64,
-        seed=0,
-        spacing=1.0,
-        budget="small",
-        source=Contrast.T1W,
-        target=Contrast.T2W,
-        misalignment=3.0,
-        domains=None,
-        faster=1.0,
-    )
+    chosen = frame(seed=0, spacing=1.0, target=Contrast.T2W, misalignment=3.0)
     assert one.configured("pix2pix", chosen, 100).arguments["depth"] == 6
     assert one.configured("cegan", chosen, 100).arguments["warmup"] == 4
     assert one.configured("starganv2", chosen, 100).arguments["fade"] == 100
