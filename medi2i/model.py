@@ -295,7 +295,7 @@ def read_record(folder: Path, keys: Mapping[str, type] = KEYS) -> dict[str, Any]
     for key, kind in keys.items():
         if not isinstance(record[key], kind):
             raise ModelError(f'{key} in "{path}" is {record[key]!r}; {kind.__name__} was expected')
-    if record["normaliser"] not in get_args(Normaliser):
+    if "normaliser" in keys and record["normaliser"] not in get_args(Normaliser):
         raise ModelError(
             f'normaliser in "{path}" is "{record["normaliser"]}"; '
             f"{' or '.join(get_args(Normaliser))} was expected"

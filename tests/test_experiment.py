@@ -164,7 +164,12 @@ def test_a_run_from_scans_to_a_model(write: Write, study: Path, tmp_path: Path) 
 
     best, last = read_model(run / "best"), read_model(run / "last")
     assert last.name == "tiny"
-    assert last.card == {"licence": "none", "subjects": ["sub-1", "sub-2"], "rounds": 4}
+    assert last.card == {
+        "licence": "none",
+        "subjects": ["sub-1", "sub-2"],
+        "scans": {"in_plane_mm": [1.0, 1.0], "slices_mm": [1.0, 1.0]},
+        "rounds": 4,
+    }
     assert best.card["rounds"] in (2, 4)
     scan = study / "sub-3" / "anat" / "sub-3_T1w.nii"
     assert translate(scan, to="t2", model=run / "best", device="cpu").shape == (24, 20, 12)

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from medi2i.batch import Batch, Pairing
 from medi2i.data.cohort import Cohort, find_cohort
 from medi2i.data.supply import batches
@@ -16,10 +14,13 @@ from medi2i.evaluation.protocols import protocol
 from medi2i.experiment.configuration import Config, remember
 from medi2i.experiment.validation import unscored, validate, validation_cases
 from medi2i.files import clear_temporary
+from medi2i.inference.guards.scope import CARD as SCOPE
+from medi2i.inference.guards.scope import scope_of
 from medi2i.inference.translate import choose_device
 from medi2i.model import Model, build_system, write_model
 from medi2i.systems import Translator
 from medi2i.systems.guidance import Guide
+from medi2i.training.checkpoint import begin_random
 from medi2i.training.distributed import joined
 from medi2i.training.trainer import Progress, Trainer
 from medi2i.zoo import load_model
@@ -60,7 +61,7 @@ def run_experiment(
     cohort = find_cohort(list(roots))
     plan = config.training
     view = config.view
-    torch.manual_seed(plan.seed)
+    begin_random(plan.seed)
     system = build_system(config.system, config.arguments, config.task, view)
     if config.start and not (folder / "checkpoint.pt").is_file():
         begin_with(system, load_model(config.start), config)
@@ -79,6 +80,7 @@ def run_experiment(
         complete=not config.start,
     )
     facts: dict[str, Any] = {"subjects": [subject.name for subject in supply.subjects]}
+    facts[SCOPE] = scope_of([one.scans[contrasts[0]] for one, contrasts in supply.readings])
     if config.start:
         facts["start"] = Path(config.start).name
     if config.task.domains:
@@ -91,7 +93,7 @@ def run_experiment(
             remember(config, folder)
         supply.prepare(prepared)
         if ranks.rank:
-            torch.manual_seed(plan.seed + ranks.rank)  # each its own dropout; weights come from 0
+            begin_random(plan.seed + ranks.rank)  # each its own dropout; weights come from 0
 
         def draw(start: int) -> Iterator[Batch]:
             return batches(

@@ -5,8 +5,6 @@ coarse voxels (2 mm) -> intensities in [-1, 1.5] -> GlanceNet -> Glance
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -14,17 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
-from medi2i.config import checked
 from medi2i.contrasts import Contrast
 from medi2i.errors import DimensionError, IntensityError, ModelError
-from medi2i.files import write_whole
-from medi2i.inference.brain import grown
-from medi2i.model import FORMAT, RECORD, WEIGHTS, read_record, read_weights
+from medi2i.inference.aids import KEYS, read_aid, write_aid
+from medi2i.inference.brain import grown, tidy
+from medi2i.model import read_record
 from medi2i.networks.glance import GlanceNet
 from medi2i.normalise import fit_scaling
 from medi2i.resolution import resize
@@ -33,7 +28,6 @@ from medi2i.zoo import aid
 
 __all__ = [
     "CLASSES",
-    "KEYS",
     "SPACING",
     "Glance",
     "as_seen",
@@ -50,19 +44,10 @@ SPACING = 2.0
 """Millimetres per voxel that the network looks at."""
 SMALLEST = 60.0
 """Millimetres along every axis below which a scan shows too little of a head to be judged."""
-KEYS: Mapping[str, type] = {
-    "format": int,
-    "name": str,
-    "arguments": dict,
-    "contrasts": list,
-    "normaliser": str,
-    "sha256": str,
-    "card": dict,
-}
-"""What its model.json must hold."""
 _LARGEST = 176  # voxels: 352 mm hold any head; of more, the middle is looked at, and the top
 _MARGIN = 4  # voxels of air left around what there is
 _AIR, _GLARE = -1.0, 1.5  # range of what the network sees
+_SHOWN = -0.98  # of it, from which there is something
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,17 +80,38 @@ class Glance:
         """Whether this is more likely a head than not."""
         return self.head >= 0.5
 
+    @property
+    def shown(self) -> NDArray[np.bool_]:
+        """(X, Y, Z) at 2 mm on canonical axes: what is not air or blank."""
+        there: NDArray[np.bool_] = self._values > _SHOWN
+        return there
+
+    @cached_property
+    def marked(self) -> NDArray[np.bool_]:
+        """(X, Y, Z) at 2 mm on canonical axes: the brain as the network marks it, in one piece.
+
+        It may stop short of the cortex; :attr:`brain_mask` does not, and takes longer.
+        """
+        return tidy(self._brain > 0.5)
+
     @cached_property
     def brain_mask(self) -> NDArray[np.bool_]:
         """(X, Y, Z) on the scan's own grid and axes: the brain, in one piece, without holes.
 
         Smooth, for it is drawn at 2 mm; empty where no brain is seen.
         """
+        return self._drawn(grown(self._values, self._brain > 0.5))
+
+    @cached_property
+    def marked_mask(self) -> NDArray[np.bool_]:
+        """(X, Y, Z) on the scan's own grid and axes: what is :attr:`marked`."""
+        return self._drawn(self.marked)
+
+    def _drawn(self, coarse_mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         canonical = self._volume.canonical()
-        coarse_mask = grown(self._values, self._brain > 0.5).astype(np.float32)
-        fine = resize(torch.from_numpy(coarse_mask)[None], canonical.shape)[0].numpy()
-        mask = fine > 0.5
-        there = canonical.like(mask).oriented_as(self._volume)
+        drawn = torch.from_numpy(coarse_mask.astype(np.float32))
+        fine = resize(drawn[None], canonical.shape)[0].numpy() > 0.5
+        there = canonical.like(fine).oriented_as(self._volume)
         return there.voxels > 0.5
 
 
@@ -213,46 +219,18 @@ def read_glance_net(folder: Path) -> GlanceNet:
     Raises:
         ModelError: a file is missing, altered, or of another kind.
     """
-    record = read_record(folder, KEYS)
+    record = read_record(folder, {**KEYS, "contrasts": list, "normaliser": str})
     if record["contrasts"] != [str(contrast) for contrast in CLASSES]:
         raise ModelError(
             f'network "{folder}" tells {record["contrasts"]} apart; '
             f"{[str(contrast) for contrast in CLASSES]} was expected"
         )
-    weights = read_weights(folder, record["sha256"])
-    where = f'arguments of network "{folder}"'
-    try:
-        net = GlanceNet(**checked(GlanceNet, record["arguments"], where=where))
-        net.load_state_dict(safetensors.torch.load(weights), strict=True)
-    except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
-        raise ModelError(f'weights of network "{folder}" cannot be used: {error}') from error
-    return net.eval().requires_grad_(False)
+    return read_aid(folder, GlanceNet)
 
 
 def write_glance_net(
     net: GlanceNet, folder: Path, arguments: Mapping[str, Any], card: Mapping[str, Any]
 ) -> Path:
-    """Write weights.safetensors and model.json; each is replaced in one step.
-
-    Args:
-        arguments: those that `net` was built with.
-        card: what else is worth knowing: training data, scores, licence, limits.
-
-    Returns:
-        The folder.
-    """
-    state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
-    weights = safetensors.torch.save(state)
-    record = {
-        "format": FORMAT,
-        "name": folder.name,
-        "arguments": dict(arguments),
-        "contrasts": [str(contrast) for contrast in CLASSES],
-        "normaliser": "robust",
-        "parameters": sum(p.numel() for p in net.parameters()),
-        "sha256": hashlib.sha256(weights).hexdigest(),
-        "card": dict(card),
-    }
-    write_whole(folder / WEIGHTS, weights)
-    write_whole(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    return folder
+    """Write weights.safetensors and model.json; see :func:`~medi2i.inference.aids.write_aid`."""
+    contrasts = [str(contrast) for contrast in CLASSES]
+    return write_aid(net, folder, arguments, card, contrasts=contrasts, normaliser="robust")

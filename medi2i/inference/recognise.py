@@ -9,7 +9,7 @@ from medi2i.errors import ContrastError, DimensionError, ModelError
 from medi2i.inference.glance import Glance, glance
 from medi2i.volume import Volume
 
-__all__ = ["ALIKE", "CONTRADICTED", "SURE", "against", "doubts", "look", "recognise", "stripped"]
+__all__ = ["ALIKE", "CONTRADICTED", "SURE", "against", "look", "recognise", "stripped"]
 
 ALIKE = (Contrast.T1W, Contrast.T1CE)
 """One sequence, without and with contrast agent, of which a brain may show little: an image that
@@ -64,26 +64,17 @@ def look(volume: Volume) -> Glance | str | None:
         return f'"{volume.name or "the scan"}" was not looked at: {error}'
 
 
-def doubts(volume: Volume, contrast: Contrast, *, least: float = 0.0) -> list[str]:
+def against(seen: Glance, name: str, contrast: Contrast | None, *, least: float = 0.0) -> list[str]:
     """Sentences on what in the image speaks against its being a head in this contrast.
 
-    None for a scan that shows too little to be judged.
-
     Args:
+        contrast: None: it was recognised from the image.
         least: probability of the contrast below which it is doubted, whatever else is likely.
     """
-    return against(look(volume), volume.name, contrast, least=least)
-
-
-def against(
-    seen: Glance | str | None, name: str, contrast: Contrast, *, least: float = 0.0
-) -> list[str]:
-    """The same, of what :func:`look` says of a scan called `name`."""
-    name = name or "the scan"
-    if seen is None or isinstance(seen, str):
-        return [seen] if seen else []
     if not seen.is_head:
         return [f'"{name}" does not look like {_head(seen)}; what was made of it may mean nothing']
+    if contrast is None:
+        return []
     if contrast not in _alike(seen.contrast) and seen.confidence >= CONTRADICTED:
         looks = f"{seen.contrast} ({seen.confidence:.2f})"
         return [f'"{name}" is taken for {contrast}, but its image looks like {looks}']
@@ -95,14 +86,14 @@ def against(
     return []
 
 
-def stripped(volume: Volume, seen: Glance | str | None) -> bool:
-    """Whether a scan shows little but a brain; False where nobody can tell.
+def stripped(volume: Volume, seen: Glance | str | None) -> bool | None:
+    """Whether a scan shows little but a brain; None where nobody can tell.
 
     Args:
         seen: what :func:`look` says of `volume`.
     """
-    if seen is None or isinstance(seen, str):
-        return False
+    if seen is None or isinstance(seen, str) or not seen.is_head:
+        return None
     voxels = volume.voxels
     air = np.median(np.concatenate([voxels[[0, -1]].ravel(), voxels[:, [0, -1]].ravel()]))
     shown = voxels != air

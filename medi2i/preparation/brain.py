@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from medi2i.errors import InputError
-from medi2i.inference.glance import KEYS, glance
+from medi2i.inference.aids import KEYS
+from medi2i.inference.glance import glance
 from medi2i.model import read_record
 from medi2i.volume import Volume
 from medi2i.zoo import aid

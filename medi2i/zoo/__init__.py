@@ -14,9 +14,11 @@ from medi2i.task import Task
 
 __all__ = [
     "AIDS",
+    "CACHE",
     "PLACE",
     "aid",
     "aids",
+    "cache_folder",
     "find_model",
     "folder_of",
     "installed",
@@ -26,10 +28,12 @@ __all__ = [
 ]
 
 FOLDER = Path(__file__).parent
-AIDS = ("glance",)
+AIDS = ("glance", "posture")
 """Networks that come with medi2i and translate nothing: they help those that do."""
 PLACE = "MEDI2I_MODELS"
 """The environment variable that names another folder for installed models."""
+CACHE = "MEDI2I_CACHE"
+"""The environment variable that names another folder for what can be made again."""
 
 
 def shipped() -> dict[str, Path]:
@@ -51,10 +55,27 @@ def models_folder() -> Path:
     """
     if given := os.environ.get(PLACE):
         return Path(given).expanduser()
-    data = Path(os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_DATA_HOME", ""))
-    if not data.is_absolute():  # unset; and a relative one is to be ignored, says XDG
-        data = Path.home() / ".local" / "share"
-    return data / "medi2i" / "models"
+    return _of_this_user("XDG_DATA_HOME", Path(".local", "share")) / "models"
+
+
+def cache_folder() -> Path:
+    """Where networks lie that were converted for this machine; it need not be there yet.
+
+    What `CACHE` says; else medi2i in the user's cache: $XDG_CACHE_HOME or ~/.cache, and on
+    Windows %LOCALAPPDATA%/medi2i/cache.
+    """
+    if given := os.environ.get(CACHE):
+        return Path(given).expanduser()
+    own = _of_this_user("XDG_CACHE_HOME", Path(".cache"))
+    return own / "cache" if os.name == "nt" else own
+
+
+def _of_this_user(variable: str, usual: Path) -> Path:
+    """Our part of a folder that XDG gives each user for one kind of files."""
+    folder = Path(os.environ.get("LOCALAPPDATA" if os.name == "nt" else variable, ""))
+    if not folder.is_absolute():  # unset; and a relative one is to be ignored, says XDG
+        folder = Path.home() / usual
+    return folder / "medi2i"
 
 
 def installed() -> dict[str, Path]:

@@ -28,7 +28,8 @@ from medi2i.inference.glance import (
     read_glance_net,
     write_glance_net,
 )
-from medi2i.inference.recognise import ALIKE, SURE, doubts, recognise
+from medi2i.inference.guards import doubts
+from medi2i.inference.recognise import ALIKE, SURE, recognise
 from medi2i.networks.glance import GlanceNet
 from medi2i.simulate import phantom, procedural_head
 from medi2i.volume import Volume, load_volume
@@ -153,7 +154,7 @@ def test_altered_networks_are_refused(tiny: Path, tmp_path: Path) -> None:
 
 def test_it_ships_but_is_no_translator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert "glance" not in zoo.shipped()
-    assert zoo.aids() == {"glance": zoo.FOLDER / "glance"}
+    assert zoo.aids() == {name: zoo.FOLDER / name for name in ("glance", "posture")}
     assert sum(path.stat().st_size for path in zoo.aid("glance").iterdir()) < 2.1e6
     assert (zoo.aid("glance") / "README.md").is_file()
     with pytest.raises(ModelError, match='"default" does not come'):
