@@ -2,9 +2,9 @@
 #   make demo     a phantom head is translated and scored; pictures and numbers in medi2i-demo/
 #   make test     lint, types, tests with coverage      make test ARGS="-k volume"
 #   make lint     ruff and mypy alone
-#   make soak     20,000 spoiled inputs and 50 kills of each command (half an hour of one core)
+#   make soak     20,000 spoiled inputs and 50 kills of each command (an hour of one core)
 #   make audit    known weaknesses of the packages in constraints.txt (needs a network)
-#   make bench    seconds and memory beside a plain MONAI script
+#   make bench    seconds and memory beside other tools, in medi2i-benchmark/
 #   make clean    remove the virtual environment and what tools left behind
 
 PYTHON ?= python3
@@ -42,10 +42,10 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 test: lint
-	$(THREADS) $(BIN)/python -m pytest -n $(CORES) --cov --cov-report=term $(ARGS)
+	$(THREADS) $(BIN)/python -m pytest -n $(CORES) --dist loadgroup --cov --cov-report=term $(ARGS)
 
 soak: $(VENV)/.installed-test
-	$(THREADS) $(BIN)/python -m pytest -n $(CORES) --soak 20000 tests/soak $(ARGS)
+	$(THREADS) $(BIN)/python -m pytest -n $(CORES) --dist loadgroup --soak 20000 tests/soak $(ARGS)
 
 audit: $(BIN)/python
 	$(BIN)/python -m pip install --quiet pip-audit
@@ -55,4 +55,4 @@ bench: $(VENV)/.installed
 	$(BIN)/python pipelines/benchmark.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build medi2i.egg-info medi2i-demo soak-failures .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build medi2i.egg-info medi2i-benchmark medi2i-demo soak-failures .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

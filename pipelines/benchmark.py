@@ -1,10 +1,18 @@
-"""Seconds and memory to translate a scan, beside a plain MONAI script with the same network.
+"""Seconds and memory of medi2i beside other ways to do the same work, in one run.
 
-    python pipelines/benchmark.py --model default --size 240 240 155 --repeats 3
+    python pipelines/benchmark.py [OUT] [--parts translate train scores files limit]
+                                    [--sizes 240x240x155 512x512x30] [--engines torch openvino]
 
-Every run is a process of its own, so that its peak memory is its own; the two methods take turns.
-Seconds are medians over the repeats, ratios the median of each turn's ratio. Imports and loading
-the model are not counted: a folder of scans pays for them once.
+translate: one scan by each engine, by a MONAI script, by a torchio script and by a loop over
+slices, all with the same network; train: a training step beside a plain loop; scores: SSIM;
+files: reading and writing; limit: the network beside matrix products. The ways take turns, so that
+a machine whose speed drifts treats all alike: seconds are medians over the turns, and the factor
+is the median of each turn's ratio to the first way (on a busy machine trust that of the
+processor's time). Translations are processes of their own, so that their peak memory is; imports
+and loading the model are not counted: a folder of scans pays for them once.
+
+OUT (medi2i-benchmark) gets benchmark.json (every number of every turn), benchmark.md and
+benchmark.png, on which every way has a bar as long as its factor.
 """
 
 from __future__ import annotations
@@ -15,283 +23,190 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from medi2i.inference.engines import EngineName, there
 
-    from medi2i import Contrast, Model
+HERE = Path(__file__).resolve().parent
+PROCESSOR = "processor, s"
+PARTS = ("translate", "train", "scores", "files", "limit")
+OTHERS = ("MONAI", "torchio", "slices")
+NOTES = {
+    "train": "Two steps at 128 x 128 voxels and batch 1, with the same networks.",
+    "scores": "SSIM of 160 x 192 x 160 voxels.",
+    "files": "240 x 240 x 155 voxels as .nii.gz; `value` is the largest voxel, or MiB of the file.",
+    "limit": "A batch through the network, beside products of matrices in the same turns.",
+}
 
-STAGES = ("load", "normalise", "network", "stitch", "save")
-METHODS = ("medi2i", "MONAI")
+Turn = dict[str, dict[str, float]]
+
+
+@dataclass
+class Table:
+    """What was measured of several ways to do one thing.
+
+    Attributes:
+        title: what they do.
+        note: how.
+        measure: the one that is compared.
+        turns: way -> measure -> value, of each turn.
+    """
+
+    title: str
+    note: str
+    measure: str
+    turns: list[Turn] = field(default_factory=list)
+
+    def median(self, way: str, measure: str) -> float:
+        """Over the turns."""
+        return statistics.median(turn[way][measure] for turn in self.turns)
+
+    def factor(self, way: str, measure: str = "") -> float:
+        """So many times what the first way of the same kind takes, the median over the turns."""
+        measure = measure or self.measure
+        return statistics.median(
+            turn[way][measure] / turn[self.first(way)][measure] for turn in self.turns
+        )
+
+    def first(self, way: str) -> str:
+        """The way that this one is compared with: of those with its words behind a comma."""
+        kind = way.partition(", ")[2]
+        ways = list(self.turns[0])
+        alike = [one for one in ways if one.partition(", ")[2] == kind]
+        return alike[0] if len(alike) > 1 else ways[0]
 
 
 def main() -> None:
-    """Read the arguments, measure, print."""
+    """Read the arguments, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("out", type=Path, nargs="?", default=Path("medi2i-benchmark"))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--model", default="default", help="name or folder of a model")
-    parser.add_argument("--size", type=int, nargs=3, default=(240, 240, 155), metavar="N")
+    parser.add_argument("--sizes", nargs="+", type=size_of, default=[(240, 240, 155)])
+    parser.add_argument("--engines", nargs="+", help="by default OpenVINO, if it is there, torch")
+    parser.add_argument("--others", nargs="*", choices=OTHERS, default=OTHERS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--out", type=Path, help="keep the scan and both translations here")
-    parser.add_argument("--json", type=Path, help="write every number to this file")
-    parser.add_argument("--child", choices=["scan", *METHODS, "agreement"], help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.repeats < 1:
         parser.error("--repeats must be at least 1")
-    if chosen.child:
-        children: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
-            "scan": make_scan,
-            "medi2i": translate_with_medi2i,
-            "MONAI": translate_with_monai,
-            "agreement": agreement,
-        }
-        try:
-            print(json.dumps(children[chosen.child](chosen)))
-        except ValueError as error:  # what medi2i refuses is a ValueError
-            sys.exit(str(error))
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        chosen.out = chosen.out or Path(scratch)
-        record = measure(chosen)
-    print(as_markdown(record))
-    if chosen.json:
-        chosen.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    if chosen.engines is None:
+        where = "cuda" if chosen.device == "cuda" else "cpu"
+        chosen.engines = [one for one in reversed(there(where)) if one is not EngineName.COMPILE]
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    about: dict[str, Any] = {"repeats": chosen.repeats, "device": chosen.device}
+    tables: list[Table] = []
+    for part in chosen.parts:
+        if part == "translate":
+            for size in chosen.sizes:
+                tables.append(translations(chosen, size, about))
+                write(chosen.out, about, tables)
+        else:
+            arguments = ["--repeats", str(chosen.repeats), "--model", chosen.model]
+            turns = child("benchmark_parts.py", part, *arguments, "--device", chosen.device)
+            tables.append(Table(part, NOTES[part], "s", turns))
+            write(chosen.out, about, tables)
+    print((chosen.out / "benchmark.md").read_text(encoding="utf-8"))
 
 
-def measure(chosen: argparse.Namespace) -> dict[str, Any]:
-    """All runs, and what follows from them."""
+def size_of(text: str) -> tuple[int, int, int]:
+    """The shape that "240x240x155" names."""
+    x, y, z = (int(part) for part in text.split("x"))
+    return x, y, z
+
+
+def translations(
+    chosen: argparse.Namespace, size: tuple[int, int, int], about: dict[str, Any]
+) -> Table:
+    """All ways to translate a scan of one size, in turns."""
+    ways = [*(f"medi2i-{engine}" for engine in chosen.engines), *chosen.others]
+    shape = " x ".join(map(str, size))
+    table = Table(f"translate, {shape}", "", "in all, s")
+    with tempfile.TemporaryDirectory() as folder:
+        common = (folder, "--model", chosen.model, "--device", chosen.device, "--size")
+        script = "benchmark_translate.py"
+        about |= child(script, "scan", *common, *map(str, size))
+        for number in range(chosen.repeats):
+            order = ways if number % 2 == 0 else ways[::-1]
+            turn = {way: child(script, way, *common, *map(str, size)) for way in order}
+            table.turns.append({way: turn[way] for way in ways})
+            print(f"{shape}: turn {number + 1} of {chosen.repeats} done", file=sys.stderr)
+        alike = child(script, "agreement", *common, *map(str, size))
+    told = ", ".join(f"{name} {value:.5f}" for name, value in sorted(alike.items()))
+    table.note = f"Correlation of the results with the first way's: {told}."
+    return table
+
+
+def child(script: str, *arguments: str) -> Any:
+    """What a process prints last, as JSON."""
     # This process stays small: on Linux a child's peak memory starts with that of its parent.
-    about = {**in_child("scan", chosen), "repeats": chosen.repeats}
-    runs: list[dict[str, dict[str, Any]]] = []
-    for turn in range(chosen.repeats):
-        order = METHODS if turn % 2 == 0 else METHODS[::-1]
-        runs.append({method: in_child(method, chosen) for method in order})
-        print(f"turn {turn + 1} of {chosen.repeats} done", file=sys.stderr)
-    about |= in_child("agreement", chosen)
-    medians = {
-        method: {key: statistics.median(run[method][key] for run in runs) for key in measured}
-        for method, measured in runs[0].items()
-    }
-    ratios = {
-        key: statistics.median(run[METHODS[0]][key] / run[METHODS[1]][key] for run in runs)
-        for key in medians[METHODS[0]]
-        if all(run[METHODS[1]][key] for run in runs)
-    }
-    return {"about": about, "medians": medians, "ratios": ratios, "runs": runs}
-
-
-def in_child(task: str, chosen: argparse.Namespace) -> dict[str, Any]:
-    """Run one task in a process of its own; the last line that it prints is its result."""
-    command = [sys.executable, __file__, "--child", task, "--model", chosen.model]
-    command += ["--size", *map(str, chosen.size), "--device", chosen.device]
-    command += ["--out", str(chosen.out)]
+    command = [sys.executable, str(HERE / script), *arguments]
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
     if run.returncode:  # it has said why
         sys.exit(run.returncode)
-    result: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
-    return result
+    return json.loads(run.stdout.splitlines()[-1])
 
 
-def as_markdown(record: dict[str, Any]) -> str:
-    """A table of medians and ratios."""
-    lines = [
-        ", ".join(f"{key} {value}" for key, value in record["about"].items()),
-        "",
-        f"| | {' | '.join(METHODS)} | {METHODS[0]} / {METHODS[1]} |",
-        "|---|---:|---:|---:|",
-    ]
-    for key in record["medians"][METHODS[0]]:
-        pattern = "{:.0%}" if "share" in key else "{:.0f}" if "MiB" in key else "{:.2f}"
-        cells = [pattern.format(record["medians"][method][key]) for method in METHODS]
-        ratio = f"{record['ratios'][key]:.2f}" if key in record["ratios"] else ""
-        lines.append(f"| {key} | {' | '.join(cells)} | {ratio} |")
-    return "\n".join(lines)
+def write(out: Path, about: dict[str, Any], tables: list[Table]) -> None:
+    """Everything that is known so far."""
+    record = {"about": about, "tables": [asdict(table) for table in tables]}
+    (out / "benchmark.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (out / "benchmark.md").write_text(as_markdown(about, tables), encoding="utf-8")
+    draw(out / "benchmark.png", tables)
 
 
-class Clock:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.at_start = peak_memory()
-        self.seconds = dict.fromkeys(STAGES, 0.0)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Count what happens within the block."""
-        began = time.perf_counter()
-        yield
-        self.seconds[stage] += time.perf_counter() - began
-
-    def result(self) -> dict[str, Any]:
-        """What a child reports."""
-        total, peak = sum(self.seconds.values()), peak_memory()
-        return {
-            **{f"{stage}, s": seconds for stage, seconds in self.seconds.items()},
-            "in all, s": total,
-            "network's share": self.seconds["network"] / total,
-            "peak memory, MiB": peak,
-            "of it above imports and model, MiB": peak - self.at_start,
-        }
+def as_markdown(about: dict[str, Any], tables: list[Table]) -> str:
+    """A table for each: medians, and the factors to the first way, by clock and by processor."""
+    parts = [", ".join(f"{key} {value}" for key, value in about.items()), ""]
+    for table in tables:
+        ways = list(table.turns[0])
+        measures = list(table.turns[0][ways[0]])
+        parts += [f"**{table.title}** {table.note}".rstrip(), ""]
+        compared = {"factor": table.measure}
+        if PROCESSOR in measures:
+            compared["factor, processor"] = PROCESSOR
+        parts.append(f"| | {' | '.join((*measures, *compared))} |")
+        parts.append("|---|" + "---:|" * (len(measures) + len(compared)))
+        for way in ways:
+            cells = [_shown(measure, table.median(way, measure)) for measure in measures]
+            cells += [f"{table.factor(way, measure):.2f}" for measure in compared.values()]
+            parts.append(f"| {way} | {' | '.join(cells)} |")
+        parts.append("")
+    return "\n".join(parts)
 
 
-def peak_memory() -> float:
-    """MiB that this process has held at most; 0 where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+def _shown(measure: str, value: float) -> str:
+    if "share" in measure or "of matmul" in measure:
+        return f"{value:.0%}"
+    if "SSIM" in measure:
+        return f"{value:.6f}"
+    return f"{value:.0f}" if "MiB" in measure or "GFLOP" in measure else f"{value:.3g}"
 
 
-def source_and_target(model: Model) -> tuple[Contrast, Contrast]:
-    """The first translation of the model, which must need one scan alone."""
-    sources, targets = model.task.pairs()[0]
-    if len(sources) != 1:
-        sys.exit(f'model "{model.name}" needs {len(sources)} scans; one of a single source is due')
-    return sources[0], targets[0]
+def draw(place: Path, tables: list[Table]) -> None:
+    """A bar for each way, as long as its factor: the first way's is 1."""
+    from PIL import Image, ImageDraw, ImageFont
 
-
-def make_scan(chosen: argparse.Namespace) -> dict[str, Any]:
-    """A simulated head of the wanted size, at 1 mm."""
-    import os
-    import platform
-
-    import torch
-
-    from medi2i import load_model, save_volume
-    from medi2i.simulate import phantom
-
-    model = load_model(chosen.model)
-    source, target = source_and_target(model)
-    volume = phantom(0, contrasts=[source], shape=tuple(chosen.size))[source]
-    save_volume(volume, chosen.out / "scan.nii.gz", dtype="int16", overwrite=True)
-    return {
-        "scan": " x ".join(map(str, chosen.size)),
-        "translation": f"{source}->{target}",
-        "model": model.name,
-        "parameters": model.parameters,
-        "torch": str(torch.__version__),
-        "device": "cuda" if chosen.device != "cpu" and torch.cuda.is_available() else "cpu",
-        "threads": torch.get_num_threads(),
-        "processor": f"{platform.machine()} with {os.cpu_count()} cores",
-    }
-
-
-def translate_with_medi2i(chosen: argparse.Namespace) -> dict[str, Any]:
-    """What ``medi2i translate`` does, without the side-car."""
-    from medi2i import load_model, load_volume, save_volume
-    from medi2i.inference.translate import run_model
-
-    model = load_model(chosen.model)
-    source, target = source_and_target(model)
-    clock = Clock()
-    with clock("load"):
-        volume = load_volume(chosen.out / "scan.nii.gz")
-    translation = run_model(model, {source: volume}, target, device=chosen.device)
-    clock.seconds |= translation.seconds
-    with clock("save"):
-        save_volume(translation.volume, chosen.out / "scan_medi2i.nii.gz", overwrite=True)
-    return clock.result()
-
-
-def translate_with_monai(chosen: argparse.Namespace) -> dict[str, Any]:
-    """The same network in the transforms and the inferer that a MONAI user would reach for."""
-    import numpy as np
-    import torch
-    from monai.data import MetaTensor  # type: ignore[attr-defined]
-    from monai.inferers import SlidingWindowInferer  # type: ignore[attr-defined]
-    from monai.transforms import (  # type: ignore[attr-defined]
-        EnsureChannelFirst,
-        LoadImage,
-        SaveImage,
-        ScaleIntensityRange,
-    )
-
-    from medi2i import load_model
-
-    model = load_model(chosen.model)
-    _, target = source_and_target(model)
-    wanted = model.task.targets.index(target)
-    device = "cuda" if chosen.device != "cpu" and torch.cuda.is_available() else "cpu"
-    network = model.system.to(device).eval()
-    flat = model.view.dims == 2
-    clock = Clock()
-
-    def predict(windows: Tensor) -> Tensor:
-        with clock("network"):
-            which = torch.full((len(windows),), wanted, device=windows.device)
-            condition = which if model.task.on_demand else None
-            output = network.translate(windows[..., 0] if flat else windows, target=condition)
-            if windows.is_cuda:
-                torch.cuda.synchronize()
-        channel = 0 if model.task.on_demand else wanted
-        output = output[:, channel : channel + 1]
-        return output[..., None] if flat else output
-
-    with torch.inference_mode():
-        with clock("load"):
-            image: Any = LoadImage(image_only=True)(chosen.out / "scan.nii.gz")
-            image = EnsureChannelFirst()(image)
-        with clock("normalise"):
-            low, high = np.percentile(image.numpy(), (0.5, 99.5))
-            scale = ScaleIntensityRange(low, high, -1, 1)
-            scaled: Any = scale(image)
-            volume = scaled.as_tensor()[None].to(device)
-        began = time.perf_counter()
-        if flat:
-            volume = with_neighbours(volume, model.view.slices)
-            roi: Sequence[int] = (*volume.shape[2:4], 1)
-            batch = max(1, 2**19 // (roi[0] * roi[1]))  # as many slices at once as medi2i takes
-            inferer = SlidingWindowInferer(roi, sw_batch_size=batch, overlap=0)
-        else:
-            roi = (model.view.patch,) * 3
-            inferer = SlidingWindowInferer(
-                roi, sw_batch_size=1, overlap=model.view.overlap, mode="gaussian"
-            )
-        output = inferer(volume, predict)
-        clock.seconds["stitch"] = time.perf_counter() - began - clock.seconds["network"]
-        with clock("normalise"):
-            voxels = ScaleIntensityRange(-1, 1, low, high)(output[0].cpu())
-        with clock("save"):
-            save = SaveImage(
-                chosen.out,
-                output_postfix="monai",
-                output_dtype=np.float32,
-                separate_folder=False,
-                resample=False,
-                print_log=False,
-            )
-            save(MetaTensor(voxels, meta=image.meta))
-    return clock.result()
-
-
-def agreement(chosen: argparse.Namespace) -> dict[str, Any]:
-    """Whether both did the same work: they differ in how they scale intensities alone."""
-    import numpy as np
-
-    from medi2i import load_volume
-
-    one, other = (
-        load_volume(chosen.out / f"scan_{method.lower()}.nii.gz").voxels for method in METHODS
-    )
-    correlation = np.corrcoef(one.ravel(), other.ravel())[0, 1]
-    return {"correlation of both translations": round(float(correlation), 5)}
-
-
-def with_neighbours(volume: Tensor, slices: int) -> Tensor:
-    """(1, 1, X, Y, Z) -> (1, slices, X, Y, Z): each slice's neighbours as channels."""
-    import torch
-
-    last = volume.shape[-1] - 1
-    steps = range(-(slices // 2), slices // 2 + 1)
-    places = [(torch.arange(last + 1) + step).clamp(0, last) for step in steps]
-    return torch.cat([volume[..., place.to(volume.device)] for place in places], dim=1)
+    row, left, unit, most = 22, 230, 60, 8.0
+    rows = sum(len(table.turns[0]) + 2 for table in tables)
+    page = Image.new("RGB", (left + int(unit * most) + 90, row * rows + 10), "white")
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(13)
+    y = 6
+    for table in tables:
+        pen.text((8, y), f"{table.title} (times the first)", "black", font)
+        y += row
+        for way in table.turns[0]:
+            factor = table.factor(way)
+            end = left + int(unit * min(factor, most))
+            pen.text((20, y), way, "black", font)
+            ours = way.startswith("medi2i")
+            pen.rectangle((left, y + 2, end, y + row - 5), fill="#2a6f97" if ours else "#a9b4bd")
+            pen.text((end + 6, y), f"{factor:.2f}", "black", font)
+            y += row
+        y += row
+    page.save(place)
 
 
 if __name__ == "__main__":

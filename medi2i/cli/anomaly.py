@@ -12,6 +12,7 @@ import typer
 from medi2i.cli.console import (
     Device,
     DeviceName,
+    EngineOption,
     complain,
     ends_well,
     err,
@@ -20,6 +21,7 @@ from medi2i.cli.console import (
     progress_bar,
     tell,
 )
+from medi2i.inference.engines import EngineName
 
 if TYPE_CHECKING:
     from medi2i.anomaly.files import Places
@@ -62,6 +64,7 @@ def anomaly(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Windows through the network at once.")
     ] = None,
+    engine: EngineOption = EngineName.AUTO,
     volume: Annotated[
         int | None, typer.Option(min=0, help="Which volume of a 4-D scan, from 0.")
     ] = None,
@@ -88,6 +91,7 @@ def anomaly(
     from medi2i.contrasts import Contrast
     from medi2i.errors import InputError, Medi2iError, UsageError
     from medi2i.formats.names import EXTENSIONS
+    from medi2i.inference.engines import check_engine
     from medi2i.inference.translate import choose_device
     from medi2i.zoo import load_model
 
@@ -99,7 +103,7 @@ def anomaly(
         raise UsageError(f'-o "{output}" is the name of a file; a folder was expected')
     if not 0 < rate < 1:
         raise UsageError(f"--rate is {rate:g}; a share between 0 and 1 was expected")
-    choose_device(device)  # refuses one that is not there
+    check_engine(engine, choose_device(device).type)  # refuse what is not there
     loaded = None if model is None else load_model(model)
     if loaded is not None:
         check_model(loaded)
@@ -139,7 +143,7 @@ def anomaly(
                     result = _look(
                         head, place, loaded, model, given, volume,
                         rate=rate, smallest=smallest, device=device, batch_size=batch_size,
-                        report=report, overwrite=overwrite, watch=watch,
+                        engine=engine, report=report, overwrite=overwrite, watch=watch,
                     )  # fmt: skip
                     results.append(result)
                     if not (quiet or as_json):

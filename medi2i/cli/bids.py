@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 from medi2i.cli.console import (
     Device,
     DeviceName,
+    EngineOption,
     FuseOption,
     QualityOption,
     VoxelType,
@@ -26,6 +27,7 @@ from medi2i.cli.console import (
     quality_of,
 )
 from medi2i.cli.translate import page_for, show
+from medi2i.inference.engines import EngineName
 from medi2i.inference.passes import Quality
 
 if TYPE_CHECKING:
@@ -40,6 +42,13 @@ LOGS = "logs"
 ENDS = ("preview.png", "report.html", "sample-*", "std.*", "uncertainty.*")
 IGNORED = (f"{LOGS}/", *(f"*_{end}" for end in ENDS))
 """What BIDS has no names for."""
+README = """\
+Every image in this folder is SYNTHETIC: computed by a neural network from a scan of another
+contrast, not acquired. For research, not for diagnosis.
+
+The JSON file beside an image names the scan and the model that it was computed with.
+`logs/lacking.tsv` lists the participants who have no scan to start from, `logs/failures.tsv` what
+failed; without such a file there are none."""
 
 
 class Labels(TyperCommand):
@@ -106,6 +115,7 @@ def bids(
     ] = None,
     quality: QualityOption = Quality.FAST,
     fuse: FuseOption = None,
+    engine: EngineOption = EngineName.AUTO,
     volume: Annotated[
         int | None, typer.Option(min=0, help="Which volume of 4-D scans, from 0.")
     ] = None,
@@ -144,7 +154,9 @@ def bids(
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only errors.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Where the time went.")] = False,
 ) -> None:
-    """Translate a BIDS data set: one synthetic scan for each session of each participant.
+    """Translate a BIDS data set, on one machine or on many.
+
+    One synthetic scan for each session of each participant.
 
     OUTPUT gets sub-01/ses-1/anat/sub-01_ses-1_desc-synth_T2w.nii.gz and the like, with side-cars.
     What was made of the same scan, model and options before is skipped, so that a run that was
@@ -156,7 +168,7 @@ def bids(
     """
     from medi2i.contrasts import Contrast
     from medi2i.errors import UsageError
-    from medi2i.files import write_whole
+    from medi2i.files import clear_temporary
     from medi2i.formats.bids import describe_dataset
     from medi2i.jobs.crew import on_dask, on_processes, shard_of
     from medi2i.jobs.plan import Options, choose_model, ready_model
@@ -184,6 +196,7 @@ def bids(
         samples=samples or 0,
         uncertainty=uncertainty,
         quality=quality_of(quality, fuse),
+        engine=engine,
         preview=preview,
         overwrite=overwrite,
         keyed=True,
@@ -200,9 +213,9 @@ def bids(
     mine = study.jobs[part - 1 :: parts]
     jobs = [job for _, job in mine]
     broken = [visit for visit in visits if visit.problem is not None][part - 1 :: parts]
-    describe_dataset(place, "Synthetic scans", "medi2i bids", root)
-    if not (place / ".bidsignore").exists():
-        write_whole(place / ".bidsignore", "\n".join(IGNORED) + "\n")
+    for folder in (place, place / LOGS):
+        clear_temporary(folder, below=False)  # what killed processes have left
+    describe_dataset(place, "Synthetic scans", "medi2i bids", root, readme=README, ignored=IGNORED)
 
     silent = quiet or as_json
     if not silent:
@@ -289,7 +302,7 @@ def _summary(rows: Sequence[Row], study: Study) -> None:
     counts = Counter(row["status"] for row in rows)
     words = {
         "done": "done",
-        "skipped": "done before, of the same",
+        "skipped": "done before, nothing to do",
         "elsewhere": "being made by another process",
         "failed": f"failed ({LOGS}/failures.tsv)",
     }

@@ -13,28 +13,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from types import FrameType
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from medi2i.contrasts import Contrast
 from medi2i.errors import Medi2iError, UsageError, out_of_memory, unreachable
+from medi2i.inference.engines import EngineName
 from medi2i.inference.passes import Quality
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 __all__ = [
     "INTERRUPTED",
     "Device",
     "DeviceName",
+    "EngineOption",
     "FuseName",
     "FuseOption",
     "QualityOption",
@@ -59,11 +55,31 @@ R = TypeVar("R")
 
 INTERRUPTED, TERMINATED = 130, 143
 
+
+class _Later:
+    """A console that is made when it is used: help does without, and rich loads slowly."""
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = settings
+
+    @functools.cached_property
+    def _console(self) -> Console:
+        from rich.console import Console
+
+        return Console(highlight=False, **self._settings)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._console, name)
+
+
 _terminal = sys.stdout is not None and sys.stdout.isatty()
-out = Console(highlight=False, width=None if _terminal or "COLUMNS" in os.environ else 160)
-"""For results. A file or a pipe is wide enough for whole tables."""
-err = Console(stderr=True, highlight=False)
-"""For progress and complaints, so that results can be piped."""
+if TYPE_CHECKING:
+    out = err = Console()
+else:
+    out = _Later(width=None if _terminal or "COLUMNS" in os.environ else 160)
+    """For results. A file or a pipe is wide enough for whole tables."""
+    err = _Later(stderr=True)
+    """For progress and complaints, so that results can be piped."""
 
 
 class DeviceName(StrEnum):
@@ -93,6 +109,15 @@ class FuseName(StrEnum):
 
 
 Device = Annotated[DeviceName, typer.Option("--device", help="auto: the GPU where there is one.")]
+EngineOption = Annotated[
+    EngineName,
+    typer.Option(
+        "--engine",
+        help="What runs the network; auto: OpenVINO on the CPU where it is installed (extra "
+        "openvino) and the scan is large. At most 1e-4 of the range from torch, else torch does "
+        "it again.",
+    ),
+]
 QualityOption = Annotated[
     Quality,
     typer.Option(
@@ -137,6 +162,8 @@ def check_together(*, quiet: bool, verbose: bool, uncertainty: bool, samples: in
 
 def complain(error: Exception | str) -> None:
     """One sentence on stderr."""
+    from rich.text import Text
+
     err.print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
 
 
@@ -233,6 +260,15 @@ def progress_bar(*, quiet: bool, extra: Sequence[str] = ()) -> Iterator[Progress
         quiet: no bar.
         extra: names of fields that are shown behind it.
     """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = [
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),

@@ -18,7 +18,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Of the head.")] = 0,
     device: Device = DeviceName.AUTO,
 ) -> None:
-    """Simulate a head, translate its T1w scan into T2w, score and draw the result.
+    """Simulate a head, translate its T1w scan, score and draw it.
 
     Everything is made on the spot: a head of simple shapes, scanned by the signal equations with
     the flaws of a scanner. Scores on it show that the tool works, not how well it does on people.

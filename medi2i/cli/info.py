@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from medi2i.cli.console import complain, ends_well, out, print_json
+from medi2i.cli.console import (
+    Device,
+    DeviceName,
+    complain,
+    ends_well,
+    err,
+    out,
+    print_json,
+)
 
 __all__ = ["info"]
 
@@ -19,15 +27,33 @@ def info(
         typer.Argument(help="Scans, or DICOM folders and archives; none for the machine itself."),
     ] = None,
     volume: Annotated[int | None, typer.Option(min=0, help="Which volume of a 4-D scan.")] = None,
+    benchmark: Annotated[
+        bool,
+        typer.Option(
+            "--benchmark",
+            help="Measure how fast each engine runs a model here, beside matrix products.",
+        ),
+    ] = False,
+    model: Annotated[
+        str, typer.Option(metavar="NAME|FOLDER", help="The model for --benchmark.")
+    ] = "default",
+    device: Device = DeviceName.AUTO,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Describe scans as medi2i sees them, and list the series of DICOM folders and archives.
+    """Describe scans and DICOM series, or this machine.
 
-    Without scans: the versions and the devices.
+    Scans as medi2i sees them; the series of DICOM folders and archives.
+
+    Without scans: the versions and the devices, or with --benchmark the speed of the engines.
     """
-    from medi2i.errors import Medi2iError
+    from medi2i.errors import Medi2iError, UsageError
     from medi2i.jobs.dicom import holds_dicom, series_rows
 
+    if benchmark:
+        if scans:
+            raise UsageError("--benchmark measures this machine; leave the scans out")
+        _print_speeds(model, device.value, as_json=as_json)
+        return
     rows: list[dict[str, Any]] = []
     codes: list[int] = []
     if not scans:
@@ -109,6 +135,34 @@ def _scan(path: Path, volume: int | None) -> dict[str, Any]:
         "air, bright tissue": [round(scaling.low, 4), round(scaling.high, 4)],
         "foreground": f"{foreground(scan.voxels, scaling=scaling).mean():.1%}",
     }
+
+
+def _print_speeds(name: str, device: str, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from medi2i.inference.speed import measure
+    from medi2i.zoo import load_model
+
+    speeds = measure(
+        load_model(name), device=device, tell=lambda engine: err.print(f"{engine} ...")
+    )
+    if as_json:
+        print_json([asdict(speed) for speed in speeds])
+        return
+    table = Table("engine", box=None, pad_edge=False)
+    for column in ("ready after s", "s per batch", "GFLOP/s", "of matmul", "largest difference"):
+        table.add_column(column, justify="right")
+    for speed in speeds:
+        told = [f"{speed.seconds:.3f}", f"{speed.rate / 1e9:.0f}", f"{speed.share:.0%}"]
+        off = "" if speed.difference is None else f"{speed.difference:.1e}"
+        ready = f"{speed.ready:.1f}" if speed.ready else ""
+        table.add_row(speed.name, ready, *(["-"] * 3 if speed.problem else told), off)
+    out.print(table)
+    for speed in speeds:
+        if speed.problem:
+            out.print(speed.problem, markup=False, soft_wrap=True)
 
 
 def _machine() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from medi2i.exchange.export import BundleFormat
 __all__ = ["models"]
 
 models = typer.Typer(
-    help="List, show, verify, import, export, install and remove trained models.",
+    help="List, show, verify, import, export, install, remove models.",
     no_args_is_help=True,
 )
 
@@ -93,9 +93,11 @@ def verify_models(
     """Load models and compare their weights with the sha256 on record."""
     from medi2i.errors import ModelError
     from medi2i.inference.glance import read_glance_net
+    from medi2i.inference.guards.posture import read_posture_net
     from medi2i.model import read_model
     from medi2i.zoo import aids, installed, shipped
 
+    readers = {"glance": read_glance_net, "posture": read_posture_net}
     rows: list[dict[str, Any]] = []
     chosen = names or [*shipped(), *installed(), *aids()]
     if not chosen:
@@ -103,8 +105,8 @@ def verify_models(
     for name in chosen:
         try:
             folder, record = _record(name)
-            if name in aids():
-                read_glance_net(folder)
+            if name in readers:
+                readers[name](folder)
             else:
                 read_model(folder)
             rows.append({"name": name, "ok": True, "sha256": record["sha256"]})
@@ -279,7 +281,7 @@ def remove(
 
 def _record(name: str) -> tuple[Path, dict[str, Any]]:
     """The folder of a model or of another network that ships, and its model.json."""
-    from medi2i.inference.glance import KEYS
+    from medi2i.inference.aids import KEYS
     from medi2i.model import read_record
     from medi2i.zoo import aids, folder_of
 

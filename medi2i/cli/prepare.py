@@ -79,7 +79,7 @@ def prepare(
     as_json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only errors.")] = False,
 ) -> None:
-    """Make scans ready: even brightness, one grid for all contrasts of a head, brain mask.
+    """Make scans ready: even brightness, one grid, brain mask.
 
     On by default: bias correction and registration. Off: --spacing, --brain-mask, --strip. Scans
     are never changed in place: t2.nii.gz becomes t2_space-T1w_desc-preproc_T2w.nii.gz, with a JSON

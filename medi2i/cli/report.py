@@ -47,11 +47,12 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only errors.")] = False,
 ) -> None:
-    """Make a page of each finished translation or anomaly map: t1_desc-synth_T2w_report.html.
+    """Make a page of each finished translation or anomaly map.
 
     Source, result, and where they are there reference, difference, uncertainty and anomalies, to
-    scroll through and to blend; scores with their protocol, warnings, provenance, model card. A
-    page needs neither a network nor other files. With -o and several inputs index.html lists them.
+    scroll through and to blend; scores with their protocol, warnings, provenance, model card.
+    t1_desc-synth_T2w_report.html and the like need neither a network nor other files. With -o and
+    several inputs index.html lists them.
 
     Exit codes: 0 done, 1 some inputs failed, 2 usage, 3 bad input, 4 bad model, 130 interrupted.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -102,7 +101,7 @@ def simulate(
     ] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only errors.")] = False,
 ) -> None:
-    """Simulate people's MRI: anatomy, disease, signal equations, scanner.
+    """Simulate people's MRI: anatomy, disease, physics, scanner.
 
     The data set has scans with BIDS side-cars (every parameter is in them), brain and lesion masks
     and a picture of everybody under derivatives/. No data is needed for it. A protocol file reads:
@@ -208,4 +207,6 @@ def _sequences(path: Path) -> dict[Contrast, Sequence]:
 def _command() -> str:
     """The command line, folders left away."""
     shown = [Path(word).name if "/" in word or "\\" in word else word for word in sys.argv[1:]]
+    import shlex
+
     return shlex.join(["medi2i", *shown])

@@ -12,6 +12,7 @@ import typer
 from medi2i.cli.console import (
     Device,
     DeviceName,
+    EngineOption,
     FuseOption,
     QualityOption,
     VoxelType,
@@ -26,6 +27,7 @@ from medi2i.cli.console import (
     quality_of,
     tell,
 )
+from medi2i.inference.engines import EngineName
 from medi2i.inference.passes import Quality
 
 if TYPE_CHECKING:
@@ -83,6 +85,7 @@ def translate(
     ] = None,
     quality: QualityOption = Quality.FAST,
     fuse: FuseOption = None,
+    engine: EngineOption = EngineName.AUTO,
     volume: Annotated[
         int | None, typer.Option(min=0, help="Which volume of a 4-D scan, from 0.")
     ] = None,
@@ -173,6 +176,7 @@ def translate(
         samples=samples or 0,
         uncertainty=uncertainty,
         quality=quality_of(quality, fuse),
+        engine=engine,
         preview=preview,
         overwrite=overwrite,
         skip_existing=skip_existing,

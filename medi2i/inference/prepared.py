@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,12 +15,14 @@ from torch.nn import functional
 
 from medi2i.contrasts import Contrast
 from medi2i.errors import ContrastError, UsageError
+from medi2i.inference.engines import Engine, EngineName
 from medi2i.inference.passes import AXIAL, Pass, Quality, passes_of
 from medi2i.inference.windowed import through_windows
 from medi2i.model import Model
 from medi2i.normalise import Scaling, fit
 from medi2i.resolution import resize, working_shape
 from medi2i.volume import Volume
+from medi2i.windows import Grid
 
 __all__ = ["Forward", "Prepared", "Watch", "check_domain", "check_task", "choose_device"]
 
@@ -44,18 +47,21 @@ class Prepared:
         domain: what the scan shall look like, for a model of domains; `target` is then the
             contrast of one of the scans.
         quality: how many looks at the scan are averaged.
+        engine: what runs the network.
 
     Attributes:
         system: the model's networks, in evaluation mode on the device.
+        engine: what runs them, and how far it is from torch.
         gpus: the numbers of the GPUs that take part; none on the CPU.
         scaling: the fitted numbers of each source contrast, by name.
         working_shape: at which the network sees the scan.
         passes: its looks at the scan.
-        seconds: spent so far, by stage: normalise, network, stitch.
+        seconds: spent so far, by stage: normalise, network, stitch; and engine, where another than
+            torch was made ready.
 
     Raises:
         ContrastError: the model does not turn these contrasts into that one.
-        UsageError: there is no such device.
+        UsageError: there is no such device or engine.
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class Prepared:
         device: str = "auto",
         domain: str | None = None,
         quality: Quality = Quality.FAST,
+        engine: EngineName = EngineName.TORCH,
     ) -> None:
         sources = tuple(c for c in model.task.sources if c in scans) or tuple(scans)
         if domain is None:
@@ -79,6 +86,7 @@ class Prepared:
         self.system = model.system.to(where).eval()
         if where.type == "cpu" and model.view.dims == 2:
             self.system.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.engine = Engine(engine, where.type, self.system)
         self.gpus = [torch.cuda.current_device()] if where.type == "cuda" else []
         self._output = 0 if model.task.on_demand else model.task.targets.index(target)
         known = model.task.domains or tuple(map(str, model.task.targets))
@@ -109,6 +117,7 @@ class Prepared:
         forward: Forward,
         *,
         kinds: int = 1,
+        what: str = "",
         batch_size: int | None = None,
         watch: Watch | None = None,
     ) -> Tensor:
@@ -117,21 +126,44 @@ class Prepared:
         Args:
             forward: what a window goes through.
             kinds: of images that come out of it.
+            what: a name for `forward`, which then must depend on the networks alone. Without one
+                torch runs it, whatever the engine is.
             batch_size: windows that go through at once.
             watch: told of progress.
 
         Returns:
             (kinds, X, Y, Z) of the target, at the working resolution and in the network's values.
         """
-        task, view = self.model.task, self.model.view
+        conditions, target, output = self.model.task.conditions, self._asked, self._output
 
+        # An engine may keep this longer than the scan, of which it therefore knows nothing.
         def made(windows: Tensor) -> Tensor:
-            asked = torch.full((len(windows),), self._asked, device=windows.device)
-            images: Tensor = forward(windows, asked if task.conditions else None)
-            picked: Tensor = images.unflatten(1, (kinds, -1))[:, :, self._output]
+            asked = torch.full((len(windows),), target, device=windows.device)
+            images: Tensor = forward(windows, asked if conditions else None)
+            picked: Tensor = images.unflatten(1, (kinds, -1))[:, :, output]
             return picked
 
-        grids = [view.grid(self._shape_of(look)) for look in self.passes]
+        grids = [self.model.view.grid(self._shape_of(look)) for look in self.passes]
+        if what:
+            self.engine.choose(sum(len(grid) * math.prod(grid.window) for grid in grids))
+            what = f"{what} {self.model.system_name} {dict(self.model.arguments)} {target} {output}"
+        engine = self.engine if what and self.engine.name is not EngineName.TORCH else None
+        mean = self._looks(made, grids, kinds, engine, what, batch_size, watch)
+        if engine is not None and engine.failed:
+            mean = self._looks(made, grids, kinds, None, what, batch_size, watch)
+        return mean
+
+    def _looks(
+        self,
+        made: Callable[[Tensor], Tensor],
+        grids: Sequence[Grid],
+        kinds: int,
+        engine: Engine | None,
+        what: str,
+        batch_size: int | None,
+        watch: Watch | None,
+    ) -> Tensor:
+        """The mean of all looks; not of all when the engine fails."""
         total, done = sum(map(len, grids)), 0
         mean = self._tensor.new_zeros((kinds, *self.working_shape))
         for number, (look, grid) in enumerate(zip(self.passes, grids, strict=True), start=1):
@@ -143,9 +175,13 @@ class Prepared:
                 made,
                 channels=kinds,
                 timed=self.timed,
+                engine=engine,
+                what=what,
                 batch_size=batch_size,
                 watch=watch and (lambda count, before=done: watch(before + count, total)),
             )
+            if engine is not None and engine.failed:
+                break
             done += len(grid)
             with self.timed("stitch"):
                 image = look.back(resize(image, [self.working_shape[a] for a in look.order]))

@@ -195,6 +195,7 @@ def run_samples(
         ready.scaling,
         ready.working_shape,
         passes=tuple(map(str, ready.passes)),
+        engine=ready.engine.record(),
         seconds=ready.seconds,
         maps={STD: std},
     )
