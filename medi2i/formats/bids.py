@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,26 @@ VERSION = "1.10.0"
 RAW = "raw"
 """What derivatives call the data set that they come from."""
 DESCRIPTION = "dataset_description.json"
+IGNORED = ".bidsignore"
 
 
-def describe_dataset(root: Path, name: str, command: str, raw: Path | None = None) -> None:
+def describe_dataset(
+    root: Path,
+    name: str,
+    command: str,
+    raw: Path | None = None,
+    *,
+    readme: str = "",
+    ignored: Sequence[str] = (),
+) -> None:
     """Say at the top of a folder of derivatives what made it, where nothing says so yet.
 
     Args:
         name: of the data set.
         command: that made it.
         raw: the data set that it comes from; it is linked by its place relative to `root`.
+        readme: what a person should know of it.
+        ignored: patterns of files that BIDS has no names for.
 
     Raises:
         UsageError: the folder is a data set of another kind.
@@ -51,6 +63,10 @@ def describe_dataset(root: Path, name: str, command: str, raw: Path | None = Non
         if isinstance(doi := told.get("DatasetDOI"), str):
             source["DOI"] = doi.removeprefix("doi:")
         content |= {"SourceDatasets": [source], "DatasetLinks": {RAW: link}}
+    if readme and not any(root.glob("README*")):
+        write_whole(root / "README.md", f"# {name}\n\n{readme}\n")
+    if ignored and not (root / IGNORED).exists():
+        write_whole(root / IGNORED, "\n".join(ignored) + "\n")
     write_whole(place, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,13 +70,13 @@ def provenance(
         "WorkingShape": list(result.working_shape),
         "Passes": list(result.passes),
         "Device": device,
+        "Engine": dict(result.engine),
         "Seed": seed,
         "Warnings": list(result.warnings),
         "GeneratedBy": [
             {"Name": "medi2i", "Version": __version__},
             {"Name": "torch", "Version": str(torch.__version__)},
         ],
-        "Date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

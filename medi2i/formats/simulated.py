@@ -14,7 +14,7 @@ from typing import Any
 from medi2i import __version__
 from medi2i.contrasts import Contrast
 from medi2i.figures import three_planes
-from medi2i.files import whole_folder, write_whole
+from medi2i.files import clear_staging, whole_folder, write_whole
 from medi2i.simulate.examination import Shown
 from medi2i.simulate.lesions import Pathology
 from medi2i.simulate.physics import Sequence as MrSequence
@@ -105,7 +105,10 @@ def write_dataset(root: Path, origins: Sequence[Origin], command: str) -> None:
 
 def finished(root: Path, name: str) -> bool:
     """Whether a subject was written to its end."""
-    return (root / name).is_dir() and (root / DERIVED / name).is_dir()
+    folders = (root / name, root / DERIVED / name)
+    for folder in folders:
+        clear_staging(folder)  # what a killed process has left
+    return all(folder.is_dir() for folder in folders)
 
 
 def _save(

@@ -49,7 +49,7 @@ def _line(folder: Path, entry: Entry, numbers: Sequence[str]) -> list[Html]:
         text(image),
         text(link(folder, entry.page)),
         text(entry.title),
-        text(entry.subject),
+        text(element("span", entry.subject, class_="file")),
         text(entry.model),
         *(number(entry.figures.get(name)) for name in numbers),
         text(said if count else None, sort=str(count)),

@@ -80,13 +80,12 @@ def test_a_data_set(call: Call, tiny: Path, study: Path, tmp_path: Path) -> None
     answer = call(*command)
     assert answer.code == 0, answer.err
     names = [f"{stem}_desc-synth_T2w{end}" for stem in MADE for end in (".json", ".nii.gz")]
-    assert set(results(out)) == {*names, "dataset_description.json"}
+    assert set(results(out)) == {*names, "README.md", "dataset_description.json"}
     for stem, contrast in MADE.items():
         record = json.loads((out / f"{stem}_desc-synth_T2w.json").read_text())
         assert record["SourceContrast"] == [contrast]
         (source,) = record["Sources"]
         assert source.startswith(f"bids:raw:{stem}_{contrast}.nii")
-        assert "Date" not in record
         assert record["SkullStripped"] is False
         taken = '"sub-02_ses-b_run-1_T1w.nii.gz" was taken of 2 T1w scans, as the first by name'
         assert record["Warnings"] == ([taken] if "run-1" in stem else [])
@@ -229,6 +228,7 @@ def test_failures(
     assert str(tmp_path) not in said
     assert set(seen(out)) == {
         ".bidsignore",
+        "README.md",
         "dataset_description.json",
         "logs",
         "logs/failures.tsv",

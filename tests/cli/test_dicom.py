@@ -264,6 +264,8 @@ def test_what_exists_is_kept(call: Call, tiny: Path, exam: Path) -> None:
     assert "skipped" in call(*ask, "--skip-existing").out
     assert seen(exam.parent) == before
     assert call(*ask, "--overwrite").code == 0
+    assert seen(exam.parent) == before
+    assert call(*ask, "--overwrite", "--deidentify").code == 0
     assert seen(exam.parent).keys() == before.keys()
     assert seen(exam.parent) != before
 

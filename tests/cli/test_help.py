@@ -15,7 +15,7 @@ from PIL import Image
 
 from medi2i import __version__, simulate
 from medi2i.systems import SYSTEMS
-from tests.cli.conftest import Call, write_scan
+from tests.cli.conftest import Call, seen, write_scan
 
 COMMANDS = (
     "translate",
@@ -29,7 +29,7 @@ COMMANDS = (
     "info",
     "models",
 )
-HEAVY = {"torch", "numpy", "nibabel", "SimpleITK", "monai", "torchio", "scipy", "skimage"}
+HEAVY = {"torch", "numpy", "rich", "nibabel", "SimpleITK", "monai", "torchio", "scipy", "skimage"}
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -150,9 +150,12 @@ def test_closed_pipe(tmp_path: Path) -> None:
 def test_demo(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = functools.partial(simulate.simulate, spacing=(8.0, 8.0, 8.0))
     monkeypatch.setattr(simulate, "simulate", small)
+    made = []
     for _ in range(2):  # a second time replaces the first
         answer = call("demo", "-o", tmp_path / "demo")
         assert answer.code == 0, answer.err
+        made.append(seen(tmp_path / "demo"))
+    assert made[0] == made[1]
     for method in ("default", "identity"):
         assert method in answer.out
     scores = json.loads((tmp_path / "demo" / "scores.json").read_text())

@@ -118,8 +118,8 @@ def test_transfer_syntaxes(syntax: str, packed: bool, tmp_path: Path) -> None:
     assert np.array_equal(only(tmp_path).load().voxels, values.transpose(2, 1, 0))
 
 
-def test_jpeg_lossless(tmp_path: Path) -> None:
-    """The commonest compression of scanners, which pydicom cannot write: SimpleITK does."""
+def lossless(tmp_path: Path) -> Path:
+    """A series in the commonest compression of scanners, which SimpleITK writes."""
     plain = write_series(tmp_path / "plain")
     (tmp_path / "packed").mkdir()
     for path in plain:
@@ -133,10 +133,28 @@ def test_jpeg_lossless(tmp_path: Path) -> None:
         reader.LoadPrivateTagsOff()
         reader.SetFileName(str(path))
         writer.Execute(reader.Execute())
-    dataset = dcmread(next((tmp_path / "packed").iterdir()))
+    return tmp_path / "packed"
+
+
+def test_jpeg_lossless(tmp_path: Path) -> None:
+    packed = lossless(tmp_path)
+    dataset = dcmread(next(packed.iterdir()))
     assert dataset.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.4.70"
-    found = only(tmp_path / "packed").load()
-    assert np.array_equal(found.voxels, stored_values().transpose(2, 1, 0))
+    assert np.array_equal(only(packed).load().voxels, stored_values().transpose(2, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("at", "value"), [(6, b"\xff"), (15, b"\0")], ids=["segmentation fault", "abort"]
+)
+def test_damaged_jpeg_lossless_ends_in_a_sentence(at: int, value: bytes, tmp_path: Path) -> None:
+    """Either byte ends the process in which GDCM runs."""
+    packed = lossless(tmp_path)
+    for path in packed.iterdir():
+        content = path.read_bytes()
+        place = content.index(b"\xff\xd8\xff\xc3") + at
+        path.write_bytes(content[:place] + value + content[place + 1 :])
+    with pytest.raises(FormatError, match="GDCM, which unpacks them, broke off"):
+        only(packed).load()
 
 
 def test_a_missing_decoder_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

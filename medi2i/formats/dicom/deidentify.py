@@ -17,7 +17,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_OID, UUID, uuid5
 
-from medi2i.formats.dicom.codes import dcm
+from medi2i.formats.dicom.codes import dcm, identifier
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -76,8 +76,4 @@ def _clean(dataset: Dataset, study: UUID) -> None:
 
 def _replaced(uid: Any, study: UUID) -> Any:
     """A new identifier that follows from the old one; those of the standard as they are."""
-    from pydicom.uid import UID
-
-    if not uid or str(uid).startswith(OPEN):
-        return uid
-    return UID(f"2.25.{uuid5(study, str(uid)).int}")
+    return uid if not uid or str(uid).startswith(OPEN) else identifier(study, str(uid))

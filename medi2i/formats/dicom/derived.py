@@ -1,13 +1,18 @@
-"""A derived MR series: what was computed, on the slices of the series it was computed from."""
+"""A derived MR series: what was computed, on the slices of the series it was computed from.
+
+Its identifiers follow from what it holds, and it has no date but the study's: the same again is the
+same series, which an archive keeps once.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +21,7 @@ from medi2i import __version__
 from medi2i.errors import GeometryError
 from medi2i.files import whole_folder
 from medi2i.formats.dicom.burn import burned
-from medi2i.formats.dicom.codes import dcm
+from medi2i.formats.dicom.codes import dcm, identifier
 from medi2i.formats.dicom.deidentify import deidentified
 from medi2i.formats.dicom.frames import Frame
 from medi2i.formats.dicom.series import Series, check_installed
@@ -40,13 +45,7 @@ KEPT = (
     *("ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID"),
     *("ClinicalTrialSubjectReadingID", "ClinicalTrialTimePointID"),
     # series, frame of reference, image
-    *(
-        "BodyPartExamined",
-        "Laterality",
-        "PatientPosition",
-        "PositionReferenceIndicator",
-        "BurnedInAnnotation",
-    ),
+    *("Laterality", "PatientPosition", "PositionReferenceIndicator", "BurnedInAnnotation"),
     *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
 )
 """What is as true of the derived images as of the acquired ones. All else is left behind, private
@@ -146,12 +145,9 @@ class Writer:
 
     folder: Path
     derivation: Derivation
-    now: datetime = field(default_factory=datetime.now)
 
     def write(self, volume: Volume) -> None:
         """Write all slices."""
-        from pydicom.uid import generate_uid
-
         ordered = self.derivation.first.stack(self.derivation.volume)
         if volume.shape != ordered.shape or not np.allclose(volume.affine, ordered.affine):
             raise GeometryError(
@@ -162,23 +158,33 @@ class Writer:
         pixels = quantised(values)
         low, high = (float(v) for v in np.percentile(volume.voxels, (1, 99.5)))
         with quiet():
-            common = self._common(ordered.frames[0].stored.read(pixels=False), generate_uid(None))
+            own = self._space(pixels)
+            common = self._common(ordered.frames[0].stored.read(pixels=False), own)
             common.WindowCenter = _decimal((low + high) / 2)
             common.WindowWidth = _decimal(max(high - low, pixels.slope))
             common.RescaleSlope, common.RescaleIntercept = _decimal(pixels.slope), _decimal(0)
             common.SpacingBetweenSlices = _decimal(ordered.spacing[2])
             for number, frame in enumerate(ordered.frames, start=1):
-                one = self._instance(common, frame, number, generate_uid(None))
+                one = self._instance(common, frame, number, identifier(own, str(number)))
                 if self.derivation.deidentify:
                     one = deidentified(one)
                 one.PixelData = pixels.stored[:, :, number - 1].T.astype("<i2").tobytes()
                 one["PixelData"].VR = "OW"
                 one.save_as(self.folder / f"IM{number:04d}.dcm", enforce_file_format=True)
 
-    def _common(self, source: Dataset, uid: str) -> Dataset:
+    def _space(self, pixels: Quantised) -> UUID:
+        """Where the identifiers of this series come from: all that it is made of."""
+        digest = hashlib.sha256(pixels.stored.tobytes())
+        digest.update(f"{pixels.slope} {self.derivation.description}".encode())
+        for series in self.derivation.sources.values():
+            for frame in series.frames:
+                digest.update(f"{frame.uid} {frame.index} ".encode())
+        return uuid5(NAMESPACE_OID, digest.hexdigest())
+
+    def _common(self, source: Dataset, own: UUID) -> Dataset:
         """What all slices share."""
         from pydicom import Dataset
-        from pydicom.uid import MRImageStorage, generate_uid
+        from pydicom.uid import MRImageStorage
 
         derivation, new = self.derivation, Dataset()
         if "SpecificCharacterSet" in source:
@@ -189,12 +195,10 @@ class Writer:
         for keyword in REQUIRED:
             if keyword not in new:
                 setattr(new, keyword, "")
-        date, time = self.now.strftime("%Y%m%d"), self.now.strftime("%H%M%S")
         equipment = _equipment("109102", "Processing Equipment")
         equipment.Manufacturer, equipment.SoftwareVersions = "medi2i", __version__
         equipment.ManufacturerModelName = derivation.model[:64]
         equipment.ContributionDescription = derivation.description
-        equipment.ContributionDateTime = date + time
         acquired = _equipment("109101", "Acquisition Equipment")
         acquired.Manufacturer = source.get("Manufacturer") or "unknown"
         for keyword in ("ManufacturerModelName", "SoftwareVersions"):
@@ -203,17 +207,14 @@ class Writer:
         tags: dict[str, Any] = {
             "SOPClassUID": MRImageStorage,
             "Modality": "MR",
-            "FrameOfReferenceUID": source.get("FrameOfReferenceUID") or generate_uid(None),
+            "FrameOfReferenceUID": source.get("FrameOfReferenceUID")
+            or identifier(own, "frame of reference"),
+            # there is nothing else that models know; of one brain no side needs to be told
+            "BodyPartExamined": source.get("BodyPartExamined") or "BRAIN",
             "SyntheticData": "YES",
-            "SeriesInstanceUID": uid,
+            "SeriesInstanceUID": identifier(own, "series"),
             "SeriesNumber": _beside(derivation.first.number),
             "SeriesDescription": f"SYNTH {derivation.target} (medi2i) {WARNING}",
-            "SeriesDate": date,
-            "SeriesTime": time,
-            "ContentDate": date,
-            "ContentTime": time,
-            "InstanceCreationDate": date,
-            "InstanceCreationTime": time,
             "Manufacturer": "medi2i",
             "ManufacturerModelName": derivation.model[:64],
             "SoftwareVersions": __version__,

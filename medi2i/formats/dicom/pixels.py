@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medi2i.errors import DimensionError, FormatError, UsageError
+from medi2i.formats.dicom.apart import Apart
 from medi2i.formats.dicom.frames import Frame
 from medi2i.formats.dicom.stored import Stored, understood
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 __all__ = ["read_pixels"]
+
+DEFLATED = "1.2.840.10008.1.2.1.99"
+"""Unpacked when it was read."""
+DECODERS = ("pydicom", "pylibjpeg", "pyjpegls", "pillow")
+"""In this order; each says what is wrong with a damaged stream. GDCM may take the process along."""
 
 
 def read_pixels(
@@ -45,33 +51,38 @@ def read_pixels(
     places: dict[Stored, list[int]] = {}
     for place, frame in enumerate(frames):
         places.setdefault(frame.stored, []).append(place)
-    for stored, taken in places.items():
-        dataset = stored.read(pixels=True)
-        with understood(f'"{stored}" is'):
-            count = int(dataset.get("NumberOfFrames") or 1)
-        if count * rows * columns > max_voxels:
-            raise DimensionError(
-                f'"{stored}" promises {count * rows * columns} voxels; at most {max_voxels} are'
-                " read."
-            )
-        images = _decoded(stored, dataset)
-        if images.size != count * rows * columns:
-            raise FormatError(
-                f'"{stored}" holds {images.size} voxels; {columns} x {rows} x {count} were due.'
-            )
-        images = images.reshape(count, rows, columns)
-        if not values.size:  # once there are pixels: what a header claims takes no memory
-            values = np.empty((len(frames), rows, columns), np.float32)
-        for place in taken:
-            frame = frames[place]
-            image = images[frame.index]
-            scaled = (frame.slope, frame.intercept) != (1, 0)
-            with np.errstate(over="ignore", invalid="ignore"):  # Volume.of counts what overflowed
-                values[place] = image * frame.slope + frame.intercept if scaled else image
+    with Apart() as apart:
+        for stored, taken in places.items():
+            images = _images(stored, columns, rows, max_voxels, apart)
+            if not values.size:  # once there are pixels: what a header claims takes no memory
+                values = np.empty((len(frames), rows, columns), np.float32)
+            for place in taken:
+                frame = frames[place]
+                image = images[frame.index]
+                scaled = (frame.slope, frame.intercept) != (1, 0)
+                with np.errstate(over="ignore", invalid="ignore"):  # Volume.of counts overflows
+                    values[place] = image * frame.slope + frame.intercept if scaled else image
     return values
 
 
-def _decoded(stored: Stored, dataset: Dataset) -> NDArray[Any]:
+def _images(stored: Stored, columns: int, rows: int, max_voxels: int, apart: Apart) -> NDArray[Any]:
+    """(images, rows, columns) of one file, as they are stored."""
+    dataset = stored.read(pixels=True)
+    with understood(f'"{stored}" is'):
+        count = int(dataset.get("NumberOfFrames") or 1)
+    if count * rows * columns > max_voxels:
+        raise DimensionError(
+            f'"{stored}" promises {count * rows * columns} voxels; at most {max_voxels} are read.'
+        )
+    images = _decoded(stored, dataset, apart)
+    if images.size != count * rows * columns:
+        raise FormatError(
+            f'"{stored}" holds {images.size} voxels; {columns} x {rows} x {count} were due.'
+        )
+    return images.reshape(count, rows, columns)
+
+
+def _decoded(stored: Stored, dataset: Dataset, apart: Apart) -> NDArray[Any]:
     """Stored values as they come, one sample each."""
     with understood(f'"{stored}" is'):
         photometric = dataset.get("PhotometricInterpretation", "MONOCHROME2")
@@ -86,16 +97,18 @@ def _decoded(stored: Stored, dataset: Dataset) -> NDArray[Any]:
 
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     with understood(f'The pixels of "{stored}" are'):
-        if syntax is not None and syntax.is_compressed:
-            _check_decoder(stored, syntax)
+        if syntax is not None and syntax.is_compressed and syntax != DEFLATED:
+            decoder = _decoder(stored, syntax)
+            if decoder == "gdcm":
+                return apart.pixels(dataset)
+            dataset.pixel_array_options(decoding_plugin=decoder)
         return np.asarray(dataset.pixel_array)
 
 
-def _check_decoder(stored: Stored, syntax: Any) -> None:
+def _decoder(stored: Stored, syntax: Any) -> str:
+    """Who unpacks it."""
     from pydicom.pixels.decoders.base import get_decoder
 
-    if syntax == "1.2.840.10008.1.2.1.99":  # deflated: unpacked already
-        return
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:
@@ -108,3 +121,5 @@ def _check_decoder(stored: Stored, syntax: Any) -> None:
             f'"{stored}" is packed as "{syntax.name}", and what unpacks it is not installed:'
             " pip install medi2i[dicom]"
         )
+    there = decoder.available_plugins
+    return next((name for name in DECODERS if name in there), there[0])

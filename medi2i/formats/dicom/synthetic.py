@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medi2i.contrasts import Contrast
 from medi2i.errors import OutputError, UsageError
-from medi2i.files import check_writable, write_whole
+from medi2i.files import check_writable, clear_staging, write_whole
 from medi2i.formats.dicom.derived import Derivation, Writer, write_derived
 from medi2i.formats.dicom.series import Series
 from medi2i.formats.sidecar import as_text, provenance
@@ -38,6 +38,7 @@ def check_series_free(folder: Path, *, overwrite: bool, skip_existing: bool = Fa
     Raises:
         OutputError: it, or its side-car, exists; it cannot be written.
     """
+    clear_staging(folder)  # what a killed process has left
     if folder.exists() and skip_existing:
         return False
     for path in (folder, sidecar_of(folder)):
