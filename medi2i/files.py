@@ -95,6 +95,7 @@ def atomic_write(
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         descriptor = os.open(candidate, flags, 0o666)
         temporary = candidate
+        _held(descriptor)
         with os.fdopen(descriptor, "wb") as stream:
             write(stream)
             stream.flush()
@@ -158,13 +159,7 @@ def staging(folder: Path, names: Sequence[str], *, overwrite: bool = True) -> It
     Raises:
         OutputError: a name exists, is a folder, or cannot be written.
     """
-    made: list[Path] = []
-    stage: Path | None = None
-    lock: int | None = None
-    try:
-        _make_folder(folder, made)
-        stage = Path(tempfile.mkdtemp(prefix=_stage_of(names[-1]), dir=folder))
-        lock = _lock(stage)
+    with _stage(folder, names[-1], says=folder / names[0]) as stage, _named(stage, folder):
         yield stage
         for name in names:
             _check_target(folder / name, overwrite)
@@ -172,67 +167,102 @@ def staging(folder: Path, names: Sequence[str], *, overwrite: bool = True) -> It
             (folder / names[-1]).unlink(missing_ok=True)
         for name in names:
             (stage / name).replace(folder / name)
-        shutil.rmtree(stage, ignore_errors=True)
-    except BaseException as error:
-        if stage is not None:
-            shutil.rmtree(stage, ignore_errors=True)
-        for new in reversed(made):
-            with contextlib.suppress(OSError):
-                new.rmdir()
-        if isinstance(error, OutputError) and stage is not None:
-            raise OutputError(str(error).replace(str(stage), str(folder))) from error
-        if isinstance(error, OSError) and not isinstance(error, Medi2iError):
-            raise OutputError(
-                f'"{folder / names[0]}" cannot be written: {_reason(error)}.'
-            ) from error
-        raise
-    finally:
-        if lock is not None:
-            os.close(lock)
     _sync_folder(folder)
 
 
-def clear_staging(path: Path) -> None:
-    """Remove what killed processes left of :func:`staging` whose last name was `path`.
+@contextlib.contextmanager
+def whole_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A hidden folder to fill, which becomes `path` at the end of the block in one step.
 
-    What a living process works on stays, where the system can tell.
+    When anything fails before, nothing is left, and what was at `path` stays. A process that is
+    killed while one folder takes the place of another leaves the old one in its stage, from where
+    :func:`clear_staging` puts it back.
+
+    Args:
+        overwrite: False refuses a `path` that exists.
+
+    Raises:
+        OutputError: `path` exists, or cannot be written.
+    """
+    clear_staging(path)
+    _check_absent(path, overwrite)
+    with _stage(path.parent, path.name, says=path) as stage:
+        new = stage / "new"
+        new.mkdir()
+        with _named(new, path):
+            yield new
+        _check_absent(path, overwrite)
+        if path.is_dir():
+            path.replace(stage / _REPLACED)
+        new.replace(path)
+    _sync_folder(path.parent)
+
+
+def clear_staging(path: Path) -> None:
+    """Remove what killed processes left of `path`, the last name of :func:`staging`, or a folder.
+
+    A folder that was about to be replaced is put back. What a living process works on stays, where
+    the system can tell.
     """
     if not path.parent.is_dir():
         return
+    begins = _stage_of(path.name)
     for left in path.parent.iterdir():
-        if left.name.startswith(_stage_of(path.name)):
+        # "a" must not tidy up after "a-b"
+        if left.name.startswith(begins) and "-" not in left.name.removeprefix(begins):
             lock = _lock(left)
             if lock is not None:
-                shutil.rmtree(left, ignore_errors=True)
+                _discard(left, path)
                 os.close(lock)
 
 
-def clear_temporary(folder: Path) -> None:
-    """Remove what a killed process left of :func:`atomic_write` in a folder and the ones below.
+def clear_temporary(folder: Path, *, below: bool = True) -> None:
+    """Remove what killed processes left of :func:`atomic_write` in a folder.
 
-    Only for who knows that no other process writes there.
+    What a living process writes stays.
+
+    Args:
+        below: also in the folders below.
     """
-    for left in folder.rglob(".medi2i-*.tmp"):
+    for left in folder.rglob(_TEMPORARY) if below else folder.glob(_TEMPORARY):
         with contextlib.suppress(OSError):
-            left.unlink()
+            descriptor = os.open(left, os.O_WRONLY)
+            dead = _held(descriptor)
+            os.close(descriptor)
+            if dead:
+                left.unlink()
+
+
+_TEMPORARY = ".medi2i-*.tmp"
 
 
 def _lock(stage: Path) -> int | None:
     """An open file whose lock ends with this process; None where another one holds it."""
     try:
-        import fcntl
-    except ImportError:  # Windows, which cannot tell, and removes no file that is open
-        return None
-    try:
         lock = os.open(stage / ".lock", os.O_WRONLY | os.O_CREAT, 0o600)
     except OSError:  # gone just now, or not ours
         return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    if not _held(lock):
         os.close(lock)
         return None
     return lock
+
+
+def _held(descriptor: int) -> bool:
+    """Whether this process holds the lock of an open file from now on; nobody does on Windows."""
+    try:
+        import fcntl
+    except ImportError:  # it cannot tell, and removes no file that is open
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+_REPLACED = "replaced"
+"""What a stage calls the folder that was there before."""
 
 
 def _stage_of(name: str) -> str:
@@ -241,57 +271,64 @@ def _stage_of(name: str) -> str:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A hidden folder to fill, which becomes `path` at the end of the block in one step.
+def _stage(folder: Path, name: str, *, says: Path) -> Iterator[Path]:
+    """A hidden folder in `folder` for what is called `name`; it goes with the block.
 
-    When anything fails before, nothing is left, and what was at `path` stays.
+    When the block fails, so do folders that were made for it.
 
     Args:
-        overwrite: False refuses a `path` that exists.
-
-    Raises:
-        OutputError: `path` exists, or cannot be written.
+        says: what an error calls it.
     """
     made: list[Path] = []
     stage: Path | None = None
+    lock: int | None = None
     try:
-        if not overwrite and os.path.lexists(path):
-            raise OutputError(f'"{path}" exists already; allow overwriting or choose another name.')
-        _make_folder(path.parent, made)
-        stage = Path(tempfile.mkdtemp(prefix=".medi2i-", dir=path.parent))
+        _make_folder(folder, made)
+        stage = Path(tempfile.mkdtemp(prefix=_stage_of(name), dir=folder))
+        lock = _lock(stage)
         yield stage
-        stage.chmod(0o777 & ~_umask())
-        if path.is_dir():
-            old = stage.with_name(f"{stage.name}-old")
-            path.replace(old)
-            stage.replace(path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            stage.replace(path)
-    except BaseException as error:
+        made.clear()
+    except OSError as error:
+        if isinstance(error, Medi2iError):
+            raise
+        raise OutputError(f'"{says}" cannot be written: {_reason(error)}.') from error
+    finally:
         if stage is not None:
-            shutil.rmtree(stage, ignore_errors=True)
+            _discard(stage, folder / name)
+        if lock is not None:
+            os.close(lock)
         for new in reversed(made):
             with contextlib.suppress(OSError):
                 new.rmdir()
-        if isinstance(error, OutputError) and stage is not None:
-            raise OutputError(str(error).replace(str(stage), str(path))) from error
-        if isinstance(error, OSError) and not isinstance(error, Medi2iError):
-            raise OutputError(f'"{path}" cannot be written: {_reason(error)}.') from error
-        raise
-    _sync_folder(path.parent)
 
 
-def _umask() -> int:
-    """The permissions that new files do not get; reading it means setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+@contextlib.contextmanager
+def _named(stage: Path, place: Path) -> Iterator[None]:
+    """Errors about what is in a stage speak of where it will be."""
+    try:
+        yield
+    except OutputError as error:
+        raise OutputError(str(error).replace(str(stage), str(place))) from error
+
+
+def _discard(stage: Path, path: Path) -> None:
+    """Remove a stage; a folder that was taken away from `path` for nothing goes back there."""
+    replaced = stage / _REPLACED
+    if replaced.is_dir() and not os.path.lexists(path):
+        try:
+            replaced.replace(path)
+        except OSError:  # then this is the only place where it is
+            return
+    shutil.rmtree(stage, ignore_errors=True)
 
 
 def _check_target(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise OutputError(f'"{path}" is a folder; the name of a file was expected.')
+    _check_absent(path, overwrite)
+
+
+def _check_absent(path: Path, overwrite: bool) -> None:
     if not overwrite and os.path.lexists(path):
         raise OutputError(f'"{path}" exists already; allow overwriting or choose another name.')
 

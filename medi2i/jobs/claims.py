@@ -2,7 +2,8 @@
 
 The file is made in one step that fails where it exists, also over NFS. Its owner touches it every
 minute. It counts for nothing once its process, on the same machine, is gone, or once nobody
-touched it for ten minutes, by the clock of the file system.
+touched it for ten minutes, by the clock of the file system. Whether clocks are set meanwhile makes
+no difference.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -30,8 +32,6 @@ SILENT = 600.0
 """Seconds without a touch after which an owner counts as dead."""
 STUMP = 2.0
 """Seconds after which an empty file counts as left by a process that was killed making it."""
-SKEW = 2.0
-"""Seconds by which the same process may seem to have begun earlier or later."""
 
 
 @contextlib.contextmanager
@@ -50,26 +50,24 @@ def claimed(path: Path) -> Iterator[bool]:
         "Started": _started(os.getpid()),
         "Token": secrets.token_hex(8),
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        owned = _take(path, json.dumps(owner).encode())
-    except OSError as error:
-        raise OutputError(f'"{path}" cannot be written: {error.strerror or error}.') from error
-    if not owned:
-        yield False
-        return
-    stop = threading.Event()
+    mine, stop = json.dumps(owner).encode(), threading.Event()
     beat = threading.Thread(target=_touch, args=(path, stop), daemon=True)
-    beat.start()
     try:
-        yield True
-    finally:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            owned = _take(path, mine)
+        except OSError as error:
+            raise OutputError(f'"{path}" cannot be written: {error.strerror or error}.') from error
+        if owned:
+            beat.start()
+        yield owned
+    finally:  # also when this is interrupted before anybody knows whose it is
         stop.set()
-        beat.join()
-        with contextlib.suppress(OSError):
-            path.unlink()
-        with contextlib.suppress(OSError):  # others' claims are in there
-            path.parent.rmdir()
+        try:
+            _leave(path, mine)
+        except BaseException:  # interrupted in the middle of it
+            _leave(path, mine)
+            raise
 
 
 @contextlib.contextmanager
@@ -90,6 +88,15 @@ def waited_for(path: Path, *, seconds: float = 60.0) -> Iterator[None]:
         time.sleep(0.05)
 
 
+def _leave(path: Path, owner: bytes) -> None:
+    """Remove a file that is this owner's, and its folder if it is empty then."""
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == owner:
+            path.unlink()
+    with contextlib.suppress(OSError):  # others' claims are in there
+        path.parent.rmdir()
+
+
 def _take(path: Path, owner: bytes) -> bool:
     for _ in range(100):  # the folder, or a dead owner's file, can vanish at any moment
         try:
@@ -101,6 +108,11 @@ def _take(path: Path, owner: bytes) -> bool:
             continue
         except FileExistsError:
             dead = _dead_owner(path)
+        except BaseException:  # interrupted between making and writing it
+            with contextlib.suppress(OSError):
+                if not _written(path):
+                    path.unlink()
+            raise
         if dead is None:
             if _written(path):
                 return False
@@ -131,7 +143,7 @@ def _dead_owner(path: Path) -> str | None:
         owner: dict[str, Any] = json.loads(content)
         token, here = str(owner["Token"]), owner["Host"] == socket.gethostname()
         began = _started(owner["Process"]) if here else None
-        if here and (began is None or abs(began - owner["Started"]) > SKEW):
+        if here and (began is None or began != owner["Started"]):
             return token
         return token if not here and _silent(path, SILENT) else None
     except OSError:
@@ -140,11 +152,15 @@ def _dead_owner(path: Path) -> str | None:
         return "unreadable" if _silent(path, SILENT) else None
 
 
-def _started(process: int) -> float | None:
+def _started(process: int) -> str | None:
     """When a process of this machine began; None where there is none."""
     try:
-        return float(psutil.Process(process).create_time())
-    except psutil.Error:
+        if sys.platform == "linux":  # seconds of a clock would be others once it is set
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+            told = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+            return f"{boot} {told.rpartition(')')[2].split()[19]}"
+        return str(psutil.Process(process).create_time())
+    except (psutil.Error, OSError):
         return None
 
 
@@ -153,7 +169,10 @@ def _silent(path: Path, seconds: float) -> bool:
     draft = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         draft.touch()
-        return draft.stat().st_mtime - path.stat().st_mtime > seconds
+        age = draft.stat().st_mtime - path.stat().st_mtime
+        if age < 0:  # the clock was set back: the seconds count from now
+            os.utime(path)
+        return age > seconds
     except OSError:
         return False
     finally:

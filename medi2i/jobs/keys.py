@@ -20,8 +20,8 @@ KEY = "MadeOf"
 def key_of(job: Job, model: Model, options: Options) -> dict[str, Any]:
     """All that the voxels of a result depend on, but for rounding.
 
-    Not in it: device, size of batches, number of threads; version of medi2i, so that a correction
-    in another place does not make a cohort worthless: --overwrite makes it anew.
+    Not in it: engine, device, size of batches, number of threads; version of medi2i, so that a
+    correction in another place does not make a cohort worthless: --overwrite makes it anew.
     """
     return {
         "Sources": {str(contrast): scan.sha256 for contrast, scan in job.sources.items()},

@@ -13,6 +13,7 @@ from medi2i.contrasts import Contrast
 from medi2i.errors import ContrastError, UsageError
 from medi2i.formats.names import EXTENSIONS, stem_of, subject_prefix, synthetic_name
 from medi2i.formats.synthetic import Files
+from medi2i.inference.engines import EngineName, check_engine
 from medi2i.inference.passes import Quality
 from medi2i.inference.samples import STD, check_samples
 from medi2i.inference.translate import UNCERTAINTY, check_uncertainty, choose_device
@@ -33,6 +34,7 @@ class Options:
         samples: how many to draw; 0 for one translation.
         uncertainty: also the map of expected errors.
         quality: how many looks at a scan are averaged, see `inference.passes`.
+        engine: what runs the network, see `inference.engines`; samples are drawn by torch.
         preview: also a picture.
         overwrite, skip_existing: what to do with results that exist; neither refuses.
         keyed: results say what they were made of; those of the same are left as they are.
@@ -50,6 +52,7 @@ class Options:
     samples: int = 0
     uncertainty: bool = False
     quality: Quality = Quality.FAST
+    engine: EngineName = EngineName.TORCH
     preview: bool = False
     overwrite: bool = False
     skip_existing: bool = False
@@ -95,9 +98,9 @@ def choose_model(name: str | None, contrasts: Iterable[Contrast], options: Optio
     """The name or folder that was given, or the first shipped model that serves a contrast.
 
     Raises:
-        ContrastError: none serves. UsageError: there is no such device.
+        ContrastError: none serves. UsageError: there is no such device or engine.
     """
-    choose_device(options.device)  # refuses one that is not there
+    check_engine(options.engine, choose_device(options.device).type)  # refuse what is not there
     if name is not None:
         return name
     there = list(dict.fromkeys(contrasts))
@@ -115,7 +118,8 @@ def ready_model(name: str, options: Options) -> Model:
 
     Raises:
         ContrastError: it does not give the target. ModelError: it cannot be read.
-        UsageError: it cannot draw samples or tell uncertainty; samples are to be averaged.
+        UsageError: it cannot draw samples or tell uncertainty; samples are to be averaged, or to
+            be drawn by another engine than torch.
     """
     model = zoo.load_model(name)
     if options.target not in model.task.targets:
@@ -127,6 +131,11 @@ def ready_model(name: str, options: Options) -> Model:
             raise UsageError(
                 f"--quality {options.quality} averages, and samples are there to differ: give "
                 "either it or --samples"
+            )
+        if options.engine in (EngineName.COMPILE, EngineName.OPENVINO):
+            raise UsageError(
+                f"--engine {options.engine} gives one image per scan, and samples are drawn by "
+                "torch: give either it or --samples"
             )
     if options.uncertainty:
         check_uncertainty(model)

@@ -101,6 +101,7 @@ def translated(
         device=options.device,
         batch_size=options.batch_size,
         quality=options.quality,
+        engine=options.engine,
         uncertainty=options.uncertainty,
         watch=watch,
     )

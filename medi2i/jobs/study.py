@@ -158,10 +158,7 @@ def plan_study(
         sources = {contrast: _first(visit, contrast, root) for contrast in there}
         first = sources[there[0]].path
         name = synthetic_name(first, options.target)
-        also = {
-            "Sources": [uri_of(scan.path, root) for scan in sources.values()],
-            "Date": None,  # the same again gives the same bytes
-        }
+        also = {"Sources": [uri_of(scan.path, root) for scan in sources.values()]}
         place = output / first.parent.relative_to(root) / name
         jobs.append((visit, Job(sources, place, also, output / ".medi2i" / f"{name}.claim")))
     inputs = (path for visit in visits for paths in visit.scans.values() for path in paths)

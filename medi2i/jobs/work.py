@@ -20,10 +20,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from medi2i.contrasts import Contrast
-from medi2i.errors import InputError, Medi2iError, out_of_memory, unreachable
+from medi2i.errors import (
+    DeviceMemoryError,
+    InputError,
+    Medi2iError,
+    out_of_memory,
+    unreachable,
+)
 from medi2i.files import clear_staging
 from medi2i.formats.synthetic import Writer
-from medi2i.inference.recognise import against, look, stripped
+from medi2i.inference.guards import beyond, guarded
+from medi2i.inference.recognise import look, stripped
 from medi2i.inference.translate import Translation
 from medi2i.jobs.claims import claimed
 from medi2i.jobs.concerns import concerns
@@ -126,8 +133,9 @@ def _read(model: Model, job: Job, options: Options) -> _Ready | Row:
             key = ready.also[KEY] = key_of(job, model, options)
             if not options.overwrite and changes(files, key) is None:
                 if job.claim is not None and job.claim.exists():  # of one killed at the last moment
-                    with claimed(job.claim):
-                        pass
+                    with claimed(job.claim) as mine:
+                        if mine:
+                            clear_staging(job.output)
                 return {**_row(job), "status": "skipped"}
             if job.claim is not None and not stack.enter_context(claimed(job.claim)):
                 return {**_row(job), "status": "elsewhere"}
@@ -141,13 +149,12 @@ def _read(model: Model, job: Job, options: Options) -> _Ready | Row:
         ready.volumes = {c: scan.load(options.volume) for c, scan in job.sources.items()}
         ready.seconds["load"] = time.perf_counter() - began
         for place, (contrast, volume) in enumerate(ready.volumes.items()):
-            seen = None
-            if not (recognised := job.sources[contrast].recognised) or options.keyed:
-                seen = look(volume)
-            if not recognised:
-                ready.seen += against(seen, volume.name, contrast)
+            seen = look(volume)
+            told = None if job.sources[contrast].recognised else contrast
+            ready.seen += guarded(volume, seen, told)
+            ready.seen += beyond(model, volume, seen)
             if place == 0 and options.keyed:  # BIDS wants to know
-                ready.also = {"SkullStripped": stripped(volume, seen), **ready.also}
+                ready.also = {"SkullStripped": bool(stripped(volume, seen)), **ready.also}
         ready.seconds["look"] = time.perf_counter() - began - ready.seconds["load"]
         ready.held = stack.pop_all()
     return ready
@@ -180,10 +187,14 @@ def _through(
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error) or options.batch_size == 1:
                 raise
+            fits, ready.again = 1, "the memory did not do; done again window by window"
+            if isinstance(error, DeviceMemoryError):
+                fits, ready.again = error.fits, f"{error}; done again so"
+            if not fits:
+                raise
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        ready.again = "the memory did not do; done again window by window"
-        return once(replace(options, batch_size=1))
+        return once(replace(options, batch_size=fits))
 
     try:
         done = _guarded(job, options, twice)
@@ -257,6 +268,8 @@ def _guarded(job: Job, options: Options, work: Callable[[], R]) -> R | Row:
     """What `work` returns, or the row of its failure."""
     try:
         return work()
+    except DeviceMemoryError as error:
+        return failure(job.inputs, InputError(f"{job.name}: {error}"))
     except Medi2iError as error:
         return failure(job.inputs, error)
     except Exception as error:

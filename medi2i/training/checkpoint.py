@@ -13,7 +13,20 @@ import torch
 from medi2i.errors import TrainingError
 from medi2i.files import atomic_write
 
-__all__ = ["load_checkpoint", "random_states", "restore_random_states", "save_checkpoint"]
+__all__ = [
+    "begin_random",
+    "load_checkpoint",
+    "random_states",
+    "restore_random_states",
+    "save_checkpoint",
+]
+
+
+def begin_random(seed: int) -> None:
+    """Let every random generator begin where the seed says; libraries may draw from any."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - as below
+    random.seed(seed)
 
 
 def random_states() -> dict[str, Any]:

@@ -30,6 +30,10 @@ from medi2i.training.schedule import ScheduleName, factor
 
 __all__ = ["Optimiser", "Plan", "Progress", "Trainer"]
 
+CHECKPOINT = "checkpoint.pt"
+FLAT = 2.0**-24
+"""A scale of the loss, from 65,536 halved 40 times in a row, at which float16 has nothing left."""
+
 
 @dataclass(frozen=True)
 class Optimiser:
@@ -149,7 +153,8 @@ class Trainer:
 
     Raises:
         ConfigError: the plan has an optimiser for a player that the system does not have.
-        TrainingError: a loss or a gradient is not finite, or a checkpoint does not fit.
+        TrainingError: a loss, a gradient or the weights are not finite any more, which reaches no
+            checkpoint; or a checkpoint does not fit.
     """
 
     def __init__(
@@ -198,6 +203,7 @@ class Trainer:
                 raise ConfigError(f'{wanted} does not do for player "{player}": {error}') from error
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=plan.precision == "float16")
         self.average = {n: p.detach().clone() for n, p in system.named_parameters()}
+        self.saved: int | None = None
         self.best = float("-inf")
         self.scores: dict[str, float] = {}
         self.sums: dict[str, Tensor] = {}
@@ -215,7 +221,7 @@ class Trainer:
             The scores of the last validation.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        plan, checkpoint = self.plan, self.folder / "checkpoint.pt"
+        plan, checkpoint = self.plan, self.folder / CHECKPOINT
         if checkpoint.is_file():
             self._resume(load_checkpoint(checkpoint), checkpoint)
         log = _Log(self.folder, self.played) if self.ranks.leads else None
@@ -270,6 +276,8 @@ class Trainer:
             self._check_and_clip(parameters, turn, batch)
             self.scaler.step(optimiser)
             self.scaler.update()
+            if self.scaler.is_enabled() and self.scaler.get_scale() < FLAT:
+                raise self._broken("a gradient, however the loss is scaled,", turn, batch)
             losses |= {f"{turn.player}/{name}": v.detach() for name, v in turn.losses.items()}
         self.system.rounds += 1
         if self.plan.average:
@@ -303,10 +311,18 @@ class Trainer:
 
     def _broken(self, what: str, turn: Turn, batch: Batch) -> TrainingError:
         values = ", ".join(f"{name} {float(loss.detach()):g}" for name, loss in turn.losses.items())
+        return self._diverged(
+            f'turn of "{turn.player}": {what} is not finite ({values}); '
+            f"subjects in the batch: {', '.join(batch.subjects) or 'unknown'}"
+        )
+
+    def _diverged(self, what: str) -> TrainingError:
+        kept = "No checkpoint was written yet"
+        if self.saved is not None:
+            kept = f'"{self.folder / CHECKPOINT}" is whole and holds round {self.saved}'
         return TrainingError(
-            f'round {self.played}, turn of "{turn.player}": {what} is not finite ({values}); '
-            f"subjects in the batch: {', '.join(batch.subjects) or 'unknown'}. The last "
-            "checkpoint is whole: lower the learning rate or set `clip`, and begin again from there"
+            f"round {self.played}, {what}. {kept}: lower the learning rate or set `clip`, in a new "
+            "run, which can start from the best weights of this one (--start)"
         )
 
     def _rate(self, played: int) -> float:
@@ -368,6 +384,9 @@ class Trainer:
         self.scores, self.best = self.ranks.gather((self.scores, self.best))[0]
 
     def _checkpoint(self, path: Path) -> None:
+        for name, weights in self.system.named_parameters():
+            if not bool(torch.isfinite(weights).all()):
+                raise self._diverged(f"weights {name} are not finite any more")
         sums = {name: total.cpu() for name, total in self.sums.items()}
         each = self.ranks.gather(
             {"random": random_states(), "sums": sums, "summed": dict(self.summed)}
@@ -385,6 +404,7 @@ class Trainer:
                     "ranks": each,
                 },
             )
+        self.saved = self.played
         self.ranks.wait()
 
     def _resume(self, content: Mapping[str, Any], path: Path) -> None:
@@ -400,6 +420,7 @@ class Trainer:
                 self.sums = {name: total.to(self.device) for name, total in own["sums"].items()}
                 self.summed = own["summed"]
                 restore_random_states(own["random"])
+            self.saved = self.played
         except (KeyError, RuntimeError, ValueError) as error:
             raise TrainingError(
                 f'checkpoint "{path}" belongs to another system or configuration: {error}'

@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from medi2i.errors import OutputError, UsageError
@@ -90,6 +91,26 @@ def test_one_who_was_killed_while_claiming(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(claims, "STUMP", 0.2)
     path = tmp_path / "x.claim"
     path.touch()
+    with claimed(path) as mine:
+        assert mine
+
+
+def test_the_clock_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The living stay alive; the dead of another machine die ten minutes later."""
+    path = tmp_path / "a.claim"
+    with claimed(path) as mine:
+        assert mine
+        monkeypatch.setattr(psutil.Process, "create_time", lambda self: 1e9)
+        with claimed(path) as other:
+            assert not other
+    monkeypatch.undo()
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"Host": "elsewhere", "Process": 1, "Started": "", "Token": "x"}))
+    os.utime(path, (time.time() + 9e6,) * 2)
+    with claimed(path) as mine:
+        assert not mine
+    assert abs(path.stat().st_mtime - time.time()) < 60
+    os.utime(path, (time.time() - claims.SILENT - 60,) * 2)
     with claimed(path) as mine:
         assert mine
 

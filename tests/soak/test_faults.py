@@ -1,221 +1,29 @@
-"""Commands that are killed, disks that are full, folders that vanish: nothing half is left.
-
-A command is killed at the n-th time that it touches a file of its output, as Python's audit hooks
-tell; so every moment that matters can be met, and met again.
-"""
+"""Disks that are full, folders that vanish, what the dead left: nothing half is left."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import hashlib
 import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
+import torch
+from torch import Tensor
 
 from medi2i import files
 from medi2i.errors import OutputError
-from medi2i.files import atomic_write, clear_staging, clear_temporary, staging
+from medi2i.files import atomic_write, clear_staging, clear_temporary, staging, whole_folder
+from medi2i.systems.unet import UNetRegression
 from tests.cli.conftest import Call, seen, write_scan
-from tests.conftest import MakeStudy
-
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
-
-LAUNCHER = '''
-"""Reads lines of JSON: [arguments, folder, n, signal]; n -1 counts. Forked: torch loads once."""
-import json, os, signal, sys
-import medi2i.experiment, torchio, torch._dynamo, torch.utils.tensorboard
-import medi2i.jobs.work, medi2i.formats.synthetic, medi2i.evaluation.structure
-from medi2i.cli import main
-EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate"}
-
-def child(arguments, folder, deadly, number):
-    count = 0
-    def hook(event, values):
-        nonlocal count
-        if event in EVENTS and values and str(values[0]).startswith(folder):
-            count += 1
-            if count == deadly:
-                os.kill(os.getpid(), number)
-    sys.addaudithook(hook)
-    sys.argv = ["medi2i", *arguments]
-    code = 0
-    try:
-        main()
-    except SystemExit as end:
-        code = end.code or 0
-    print(json.dumps(count), flush=True)
-    os._exit(code)
-
-for line in sys.stdin:
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        child(*json.loads(line))
-    print(json.dumps({"status": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}), flush=True)
-'''
-
-
-class Launcher:
-    """Runs commands in children of one process that has loaded everything."""
-
-    def __init__(self, folder: Path) -> None:
-        path = folder / "launcher.py"
-        path.write_text(LAUNCHER)
-        root = str(Path(__file__).parents[2])
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        old = environment.get("PYTHONPATH")
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, old]))
-        self.process = subprocess.Popen(
-            [sys.executable, str(path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-
-    def __call__(
-        self, *arguments: object, watched: Path, deadly: int = -1, number: int = 9
-    ) -> tuple[int, int]:
-        """The exit status, and how often a file below `watched` was touched (0 if killed)."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        words = [str(word) for word in arguments]
-        self.process.stdin.write(json.dumps([words, str(watched), deadly, int(number)]) + "\n")
-        self.process.stdin.flush()
-        count = 0
-        while True:
-            line = self.process.stdout.readline()
-            assert line, self.process.stderr.read() if self.process.stderr else ""
-            try:
-                told = json.loads(line)
-            except ValueError:  # what the command itself says
-                continue
-            if isinstance(told, dict):
-                return int(told["status"]), count
-            count = int(told)
-
-
-@pytest.fixture(scope="module")
-def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    launcher = Launcher(tmp_path_factory.mktemp("launcher"))
-    yield launcher
-    launcher.process.kill()
-    launcher.process.communicate()
-
-
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-CODES = {signal.SIGKILL: {-9, 0}, signal.SIGTERM: {143, -15, 0}, signal.SIGINT: {130, 0}}
-"""0: threads touched fewer files this time, and the moment did not come."""
-
-
-def moments(count: int, soak: int) -> list[tuple[int, signal.Signals]]:
-    """When to kill, and how: a few moments, or with --soak 50."""
-    rng = random.Random(7)  # noqa: S311
-    kills = 50 if soak else 4
-    return [(rng.randrange(1, count + 1), SIGNALS[n % 3]) for n in range(kills)]
-
-
-def voxels(folder: Path) -> dict[str, str]:
-    """Checksums of scans; the rest by what it says, without the date."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if ".medi2i-" in name:
-            continue
-        if path.suffix == ".json":
-            record = json.loads(path.read_text())
-            record.pop("Date")
-            found[name] = json.dumps(record)
-        elif path.is_file():
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
-
-
-def hidden(folder: Path) -> list[str]:
-    return [p.name for p in folder.rglob(".*")] if folder.exists() else []
-
-
-def test_a_killed_translation(
-    launch: Launcher, tiny: Path, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    for number in range(2):
-        write_scan(tmp_path / "in" / f"sub-{number}_T1w.nii.gz", seed=number)
-    command = ("translate", tmp_path / "in", "--to", "t2", "--model", tiny, "--preview", "-q")
-    whole = tmp_path / "whole"
-    status, count = launch(*command, "-o", whole, watched=whole)
-    assert status == 0
-    assert count > 20
-    expected = voxels(whole)
-    assert len(expected) == 6
-    ends: list[int] = []
-    for deadly, how in moments(count, request.config.getoption("--soak")):
-        out = tmp_path / "out"
-        status, _ = launch(*command, "-o", out, watched=out, deadly=deadly, number=how)
-        assert status in CODES[how], (deadly, how, status)
-        ends.append(status)
-        there = voxels(out)
-        assert there.items() <= expected.items(), (deadly, how)  # whole, or not there
-        for scan in (name for name in there if name.endswith(".nii.gz")):
-            stem = scan.removesuffix(".nii.gz")
-            assert {f"{stem}.json", f"{stem}_preview.png"} <= set(there), (deadly, how)
-        if how is not signal.SIGKILL and status > 0:
-            assert hidden(out) == [], (deadly, how)
-        status, _ = launch(*command, "-o", out, "--overwrite", watched=out)
-        assert status == 0
-        assert hidden(out) == [], (deadly, how)
-        assert voxels(out) == expected
-        shutil.rmtree(out)
-    assert ends.count(0) <= len(ends) // 4, ends
-    assert -9 in ends
-
-
-CONFIG = """
-system: unet
-task: {sources: [T1w], targets: [T2w]}
-arguments: {features: [4, 8]}
-data: {size: 16}
-training: {rounds: 6, batch_size: 1, workers: 0, log_every: 1, validate_every: 2,
-  checkpoint_every: 2}
-validation: {volumes: 1}
-"""
-
-
-def test_a_killed_training(
-    launch: Launcher, make_study: MakeStudy, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    study = make_study(tmp_path / "study", {"sub-1": "train", "sub-2": "val"})
-    (tmp_path / "run.yaml").write_text(CONFIG)
-    command = ("train", tmp_path / "run.yaml", "--data", study, "-q", "--resume")
-    whole = tmp_path / "whole"
-    status, count = launch(*command, "-o", whole, watched=whole)
-    assert status == 0
-
-    def made(run: Path) -> dict[str, str]:
-        """All but TensorBoard's events, whose names have dates, and the checkpoint's own zip."""
-        left = ("tensorboard", "checkpoint.pt")
-        return {name: what for name, what in seen(run).items() if not name.startswith(left)}
-
-    expected = made(whole)
-    for deadly, how in moments(count, request.config.getoption("--soak")):
-        run = tmp_path / "run"
-        status, _ = launch(*command, "-o", run, watched=run, deadly=deadly, number=how)
-        assert status in CODES[how], (deadly, how, status)
-        if how is not signal.SIGKILL and status > 0:
-            assert hidden(run) == [], (deadly, how)
-        status, _ = launch(*command, "-o", run, watched=run)
-        assert status == 0, (deadly, how)
-        assert made(run) == expected, (deadly, how)
-        shutil.rmtree(run)
 
 
 def test_what_the_dead_left_goes_and_what_the_living_hold_stays(tmp_path: Path) -> None:
@@ -236,33 +44,150 @@ def test_what_the_dead_left_goes_and_what_the_living_hold_stays(tmp_path: Path) 
     assert left_over == {"t2.nii", "mine.tmp"}
 
 
-@pytest.mark.parametrize("after", range(6))
-def test_a_disk_that_fills_up(
-    after: int, call: Call, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_folder_comes_back_after_a_kill_between_two_renames(tmp_path: Path) -> None:
+    for name in ("a", "a-b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text(f"old {name}")
+    code = (
+        "import os; from pathlib import Path; from medi2i.files import whole_folder\n"
+        "usual = Path.replace\n"
+        "def replace(*paths): usual(*paths); os.kill(os.getpid(), 9)\n"
+        "Path.replace = replace\n"
+        "with whole_folder(Path('a-b'), overwrite=True) as folder: (folder / 'x').touch()\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+    assert ran.returncode == -9
+    assert not (tmp_path / "a-b").exists()
+    clear_staging(tmp_path / "a")  # nothing of this one
+    assert len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(OutputError, match="exists already"), whole_folder(tmp_path / "a-b"):
+        pass
+    assert {p.name: (p / "x").read_text() for p in tmp_path.iterdir()} == {
+        "a": "old a",
+        "a-b": "old a-b",
+    }
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+def test_a_folder_comes_back_when_a_rename_fails(
+    fails: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever file is the one that no longer fits."""
+    place, usual, done = tmp_path / "a", Path.replace, [0]
+    place.mkdir()
+    (place / "x").write_text("old")
+
+    def replace(path: Path, target: Path) -> Path:
+        done[0] += 1
+        if done[0] == fails:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return usual(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with (
+        pytest.raises(OutputError, match="read-only or not yours"),
+        whole_folder(place, overwrite=True) as folder,
+    ):
+        (folder / "x").write_text("new")
+    assert seen(tmp_path).keys() == {"a", "a/x"}
+    assert (place / "x").read_text() == "old"
+
+
+FULL = "the disk is full"
+BROKEN = {
+    "a mount that is gone": (errno.ENODEV, "No such device"),
+    "a server that forgot": (errno.ESTALE, "handle"),
+    "a failing disk": (errno.EIO, "error"),
+    "permission denied": (errno.EACCES, "read-only or not yours"),
+    "a quota": (errno.EDQUOT, "uota"),
+}
+
+
+@pytest.mark.parametrize(
+    ("after", "number", "says"),
+    [*((after, errno.ENOSPC, FULL) for after in range(4)), *((1, *why) for why in BROKEN.values())],
+    ids=[*(f"full after {after}" for after in range(4)), *BROKEN],
+)
+def test_a_disk_that_takes_no_more(
+    after: int,
+    number: int,
+    says: str,
+    call: Call,
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whichever of three files is the one that cannot be written."""
     scan = write_scan(tmp_path / "t1.nii.gz")
     before, done = seen(tmp_path), [0]
     usual = atomic_write
 
     def write(path: Path, fill: Callable[[BinaryIO], None], **options: Any) -> Path:
-        def full(stream: BinaryIO) -> None:
+        def fails(stream: BinaryIO) -> None:
             fill(stream)
             if done[0] == after:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise OSError(number, os.strerror(number))
             done[0] += 1
 
-        return usual(path, full, **options)
+        return usual(path, fails, **options)
 
     for module in ("volume", "files", "formats.synthetic"):
         monkeypatch.setattr(f"medi2i.{module}.atomic_write", write)
     answer = call("translate", scan, "--to", "t2", "--model", tiny, "--preview", "-q")
     if after < 3:
-        assert "the disk is full" in answer.err
+        assert says in answer.err
+        assert "cannot be written" in answer.err
         assert answer.code == 3
         assert seen(tmp_path) == before
-    else:  # there are three
+    else:
         assert answer.code == 0
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_on_one_output(overwrite: bool, tmp_path: Path) -> None:
+    """All is of one making: of the first where nothing is replaced, else of the last."""
+    names = ["a.json", "a.nii"]
+
+    def make(stage: Path, who: str) -> None:
+        for name in names:
+            (stage / name).write_text(who)
+
+    refused = contextlib.nullcontext() if overwrite else pytest.raises(OutputError, match="exists")
+    with refused, staging(tmp_path / "files", names, overwrite=overwrite) as late:
+        with staging(tmp_path / "files", names, overwrite=overwrite) as early:
+            make(early, "early")
+        make(late, "late")
+    refused = contextlib.nullcontext() if overwrite else pytest.raises(OutputError)
+    with refused, whole_folder(tmp_path / "folder", overwrite=overwrite) as late:
+        with whole_folder(tmp_path / "folder", overwrite=overwrite) as early:
+            make(early, "early")
+        make(late, "late")
+    found = {str(p.relative_to(tmp_path)): p.read_text() for p in tmp_path.rglob("a.*")}
+    who = "late" if overwrite else "early"
+    assert found == {f"{place}/{name}": who for place in ("files", "folder") for name in names}
+    assert not list(tmp_path.rglob(".medi2i-*"))
+
+
+def test_a_clock_that_jumps(
+    call: Call, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Back and forth by up to a year: nothing is done twice, no duration is negative."""
+    for number in range(2):
+        name = f"sub-{number}"
+        write_scan(tmp_path / "in" / name / "anat" / f"{name}_T1w.nii.gz", seed=number)
+    command = (
+        *("bids", tmp_path / "in", tmp_path / "out", "participant", "--to", "t2"),
+        *("--model", tiny, "--json"),
+    )
+    assert call(*command).code == 0
+    before, usual, rng = seen(tmp_path), time.time, random.Random(0)  # noqa: S311
+    monkeypatch.setattr(time, "time", lambda: usual() + rng.uniform(-3e7, 3e7))
+    for options in ((), ("--overwrite",)):
+        answer = call(*command, *options)
+        assert answer.code == 0, answer.err
+        rows = json.loads(answer.out)
+        assert [row["status"] for row in rows] == ["done" if options else "skipped"] * 2
+        assert all(least >= 0 for row in rows for least in row.get("seconds", {}).values())
+        assert seen(tmp_path) == before
 
 
 def test_a_limit_on_the_size_of_files(tmp_path: Path) -> None:
@@ -312,3 +237,72 @@ def test_a_read_only_folder(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="read-only or not yours"):
         atomic_write(place / "x", lambda stream: None)
     assert list(place.iterdir()) == []
+
+
+class Small:
+    """A network on a device whose memory holds so many windows, fewer and fewer."""
+
+    def __init__(self, error: Exception, *holds: int) -> None:
+        self.error, self.holds, self.tried = error, list(holds), list[int]()
+
+    def __call__(
+        self, system: UNetRegression, source: Tensor, *, target: Tensor | None = None
+    ) -> Tensor:
+        self.tried.append(len(source))
+        if len(source) > self.holds[0]:
+            raise self.error
+        if len(self.holds) > 1:
+            self.holds.pop(0)
+        return TRANSLATE(system, source, target=target)
+
+
+TRANSLATE = UNetRegression.translate
+GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory")
+
+
+@pytest.mark.parametrize("error", [GPU, CPU, MemoryError()], ids=["GPU", "CPU", "Python"])
+def test_too_little_memory_is_one_smaller_retry(
+    error: Exception, call: Call, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = write_scan(tmp_path / "t1.nii.gz")
+    command = ("translate", scan, "--to", "t2", "--model", tiny, "--overwrite", "--json")
+    assert call(*command, "--batch-size", 2).code == 0
+    before = seen(tmp_path)
+    device = Small(error, 3)
+    monkeypatch.setattr(UNetRegression, "translate", lambda self, *a, **k: device(self, *a, **k))
+    answer = call(*command)
+    assert answer.code == 0, answer.err
+    assert device.tried == [9, 4, 2, 2, 2, 2, 2, 1]
+    (row,) = json.loads(answer.out)
+    assert "2 would have fitted: --batch-size 2; done again so" in row["again"]
+    assert seen(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("holds", "tried", "says"),
+    [
+        ((0,), [9, 4, 2, 1], "a single window of 13 x 16 needs more memory than is free"),
+        ((4, 1), [9, 4, 4, 2, 1], "4 windows of 13 x 16 at once need more memory than is free; 1"),
+    ],
+    ids=["for one", "for less than before"],
+)
+def test_far_too_little_memory_is_a_sentence(
+    holds: tuple[int, ...],
+    tried: list[int],
+    says: str,
+    call: Call,
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scan = write_scan(tmp_path / "t1.nii.gz")
+    before = seen(tmp_path)
+    device = Small(GPU, *holds)
+    monkeypatch.setattr(UNetRegression, "translate", lambda self, *a, **k: device(self, *a, **k))
+    answer = call("translate", scan, "--to", "t2", "--model", tiny)
+    assert answer.code == 3
+    assert f"t1.nii.gz: {says}" in answer.err
+    assert answer.err.count("\n") == 1
+    assert device.tried == tried
+    assert seen(tmp_path) == before

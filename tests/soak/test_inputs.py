@@ -44,10 +44,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         chunks = [(kind, int(seed), int(seed) + 1)]
     else:
         count = metafunc.config.getoption("--soak") or 500
+        start = metafunc.config.getoption("--first")
         chunks = [
-            (kind, first, min(first + CHUNK, round(count * what.share)))
+            (kind, first, min(first + CHUNK, start + round(count * what.share)))
             for kind, what in KINDS.items()
-            for first in range(0, round(count * what.share), CHUNK)
+            for first in range(start, start + round(count * what.share), CHUNK)
         ]
     metafunc.parametrize("chunk", chunks, ids=lambda c: f"{c[0]} {c[1]}-{c[2] - 1}")
 
@@ -73,7 +74,7 @@ def test_spoiled_inputs(
             harm.append(f"--input '{kind} {seed}': {what}")
         else:
             folder.rmdir()
-    record_property("ends", dict(ends))
+    record_property("inputs", dict(ends))
     assert not harm, "\n\n".join(harm[:5])
     assert last - first < 20 or {"done"} < set(ends), f"all ended alike: {dict(ends)}"
 

@@ -8,11 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medi2i.data.cohort import find_cohort
 from medi2i.errors import MissingFileError
 from medi2i.jobs.study import find_visits
+from medi2i.volume import Volume, load_volume, save_volume
 from tests.cli.conftest import Call, head, seen, write_scan
 from tests.soak.caps import capped
 
@@ -29,6 +31,32 @@ NAMES = {
     "a line feed": "a\nb_T1w.nii.gz",
     "a backslash": "a\\b_T1w.nii.gz",
 }
+
+
+GIB = 1 << 30
+LARGEST = 6 * GIB
+"""What a scan of 512 x 512 x 600 voxels may take, 0.6 GiB as float32. Measured: 4.9 GiB."""
+
+
+@posix
+def test_memory_for_a_large_scan(
+    tiny: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if not request.config.getoption("--soak"):
+        pytest.skip("only in the large form")
+    x, y, z = np.ogrid[-1:1:512j, -1:1:512j, -1:1:600j]
+    inside = np.square(x) + np.square(y) + np.square(z) < 0.8
+    voxels = np.where(inside, 500 + 300 * np.sin(9 * x) * np.cos(7 * y), 0).astype(np.float32)
+    scan = Volume.of(voxels, np.diag([0.45, 0.45, 0.35, 1]))
+    save_volume(scan, tmp_path / "t1.nii", dtype="int16")
+    command = [sys.executable, "-m", "medi2i", "translate", tmp_path / "t1.nii", "--to", "t2"]
+    command += ["--model", tiny, "-o", tmp_path / "t2.nii", "--from", "t1", "--device", "cpu"]
+    process = subprocess.Popen(list(map(str, command)), cwd=Path(__file__).parents[2])
+    _, status, used = os.wait4(process.pid, 0)
+    assert status == 0
+    made = load_volume(tmp_path / "t2.nii")
+    assert made.shape == voxels.shape
+    assert used.ru_maxrss * (1 if sys.platform == "darwin" else 1024) < LARGEST
 
 
 @posix

@@ -66,6 +66,7 @@ def test_commands_without_a_network(
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(RUN))
     for command in (
         ("translate", scan, "--to", "t2", "--preview", "--report"),
+        ("translate", scan, "--to", "t2", "--engine", "openvino", "-o", tmp_path / "t2.nii"),
         ("report", made, "--overwrite"),
         ("evaluate", made, scan, "--source", scan, "--json"),
         ("evaluate", study, "--from", "t1", "--to", "t2", "--json"),

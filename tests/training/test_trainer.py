@@ -246,7 +246,7 @@ def test_a_loss_that_is_not_finite_names_the_turn_and_the_people(tmp_path: Path)
     with pytest.raises(
         TrainingError,
         match=r'round 2, turn of "first": a loss is not finite \(error nan\); '
-        r"subjects in the batch: sub-1, sub-7\. The last checkpoint is whole",
+        r'subjects in the batch: sub-1, sub-7\. ".*checkpoint\.pt" is whole and holds round 2: ',
     ):
         trainer.run()
     again = Trainer(Scales(), supply_of(0.0), plan(checkpoint_every=1), tmp_path)
