@@ -11,7 +11,8 @@
     │   ├── ContrastError                  unknown, missing or equal contrast
     │   ├── CohortError                    subjects, splits, tables
     │   ├── ConfigError                    an unknown key, a wrong type
-    │   └── OutputError(OSError)           exists, read-only, disk full
+    │   ├── OutputError(OSError)           exists, read-only, disk full
+    │   └── DeviceMemoryError(MemoryError) too much at once for the memory
     ├── ModelError(ValueError)             weights or model folder are wrong   exit 4
     └── TrainingError(RuntimeError)        a run that cannot go on             exit 3
 
@@ -27,6 +28,7 @@ __all__ = [
     "CohortError",
     "ConfigError",
     "ContrastError",
+    "DeviceMemoryError",
     "DimensionError",
     "FormatError",
     "GeometryError",
@@ -109,6 +111,18 @@ class ConfigError(InputError):
 
 class OutputError(InputError, OSError):
     """A result cannot be written where it should go."""
+
+
+class DeviceMemoryError(InputError, MemoryError):
+    """More went through a network at once than the memory holds.
+
+    Attributes:
+        fits: how many windows would have fitted; 0 for none.
+    """
+
+    def __init__(self, said: str, fits: int = 0) -> None:
+        super().__init__(said)
+        self.fits = fits
 
 
 class ModelError(Medi2iError, ValueError):

@@ -109,20 +109,32 @@ def ssim_map(
     taps /= taps.sum()
 
     def local_mean(image: NDArray[np.float64]) -> NDArray[np.float64]:
+        mean = image.copy()
         for axis in along:
-            image = correlate1d(image, taps, axis=axis, mode=border)
-        return image
+            correlate1d(mean, taps, axis=axis, output=mean, mode=border)  # line by line: in place
+        return mean
 
     mean_x, mean_y = local_mean(x), local_mean(y)
     product, power = mean_x * mean_y, mean_x**2 + mean_y**2
-    covariance = bias * (local_mean(x * y) - product)
-    variances = bias * (local_mean(x**2 + y**2) - power)  # of both images, summed
+    # In place from here on: new arrays of a whole head take as long as the sums.
+    covariance = local_mean(x * y)
+    covariance -= product
+    variances = local_mean(x**2 + y**2)  # of both images, summed
+    variances -= power
     c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
-    # Eq. 13 of the paper.
-    result: NDArray[np.float64] = ((2 * product + c1) * (2 * covariance + c2)) / (
-        (power + c1) * (variances + c2)
-    )
-    return result
+    # Eq. 13 of the paper: (2 product + c1) (2 covariance + c2) / (power + c1) (variances + c2)
+    for term, factor, constant in (
+        (product, 2.0, c1),
+        (covariance, 2 * bias, c2),
+        (power, 1.0, c1),
+        (variances, bias, c2),
+    ):
+        term *= factor
+        term += constant
+    product *= covariance
+    power *= variances
+    product /= power
+    return product
 
 
 def ssim(

@@ -16,6 +16,8 @@ TOLERANCE = 1.25
 """A spacing within this factor of the wanted one is left alone: resampling costs detail too."""
 MOST = 2**28
 """Voxels to which a volume may grow: more than 600 along each axis."""
+LONGEST = 4096
+"""Voxels to which an axis may grow: several metres."""
 
 
 def working_shape(
@@ -38,11 +40,11 @@ def working_shape(
             if not 1 / TOLERANCE <= ratio <= TOLERANCE:
                 sizes[axis] = max(1, round(shape[axis] * ratio))
     x, y, z = sizes
-    if x * y * z > max(MOST, math.prod(shape)):
+    if x * y * z > max(MOST, math.prod(shape)) or max(sizes) > max(LONGEST, *shape):
         raise GeometryError(
             f"Voxels of {' x '.join(f'{step:.4g}' for step in spacing)} mm would become"
-            f" {x:.4g} x {y:.4g} x {z:.4g} voxels of {wanted:g} mm; at most {MOST} are worked with:"
-            " is the voxel size in the header right?"
+            f" {x:.4g} x {y:.4g} x {z:.4g} voxels of {wanted:g} mm; at most {MOST} are worked with,"
+            f" and {LONGEST} along an axis: is the voxel size in the header right?"
         )
     return x, y, z
 

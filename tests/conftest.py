@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +16,7 @@ from medi2i.volume import Volume, save_volume
 
 os.environ["COLUMNS"] = "160"  # tables as on a wide terminal, wherever the tests run
 os.environ["MEDI2I_MODELS"] = str(Path(__file__).parent / "nothing")  # not what this user installed
+os.environ["MEDI2I_CACHE"] = tempfile.mkdtemp(prefix="medi2i-tests-")  # nor what was converted
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -25,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--soak", type=int, default=0, help="so many spoiled inputs, and more kills (make soak)"
     )
+    parser.addoption("--first", type=int, default=0, help="their first seed: others than before")
     parser.addoption("--input", default="", help="one spoiled input again: 'dicom 1234'")
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from medi2i.errors import GeometryError
 from medi2i.resolution import resize, working_shape
 
 PLANE, ALL = (0, 1), (0, 1, 2)
@@ -88,3 +89,10 @@ def test_there_and_back_stays_in_place() -> None:
     centre = (grid * back).flatten(1).sum(1) / back.sum()
     expected = (grid * blob).flatten(1).sum(1) / blob.sum()
     torch.testing.assert_close(centre, expected, rtol=0, atol=0.1)
+
+
+def test_an_axis_does_not_grow_to_kilometres() -> None:
+    assert working_shape((8, 9, 7), (500, 1, 1), 1, PLANE) == (4000, 9, 7)
+    with pytest.raises(GeometryError, match="4096 along an axis"):
+        working_shape((8, 9, 7), (9150, 1, 1), 1, PLANE)
+    assert working_shape((5000, 9, 7), (1, 1, 1), 1, PLANE) == (5000, 9, 7)  # as it came

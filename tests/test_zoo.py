@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,16 @@ def test_what_ships_is_whole() -> None:
         model = read_model(folder)
         assert model.name == name
         assert model.card
+
+
+def test_where_converted_networks_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.name == "nt":
+        pytest.skip("the rules of other systems")
+    monkeypatch.delenv("MEDI2I_CACHE")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert zoo.cache_folder() == tmp_path / "xdg" / "medi2i"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert zoo.cache_folder() == tmp_path / ".cache" / "medi2i"
+    monkeypatch.setenv("MEDI2I_CACHE", str(tmp_path / "here"))
+    assert zoo.cache_folder() == tmp_path / "here"

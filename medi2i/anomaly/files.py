@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -215,10 +214,10 @@ def _record(
         "FalsePositiveRate": found.rate,
         "SmallestLesionMM3": found.smallest,
         "Calibration": found.calibration.as_dict(),
+        **({"Engine": dict(found.engine)} if found.engine else {}),
         "Warnings": list(warnings),
         "GeneratedBy": [
             {"Name": "medi2i", "Version": __version__},
             {"Name": "torch", "Version": str(torch.__version__)},
         ],
-        "Date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,9 @@ from medi2i.anomaly.lesions import Lesion, find_lesions
 from medi2i.anomaly.tissue import Brain, eroded, find_brain, is_stripped, smoothed
 from medi2i.contrasts import Contrast
 from medi2i.errors import ConfigError, ContrastError, DimensionError, ModelError, UsageError
+from medi2i.inference.engines import Engine, EngineName, engine_called
+from medi2i.inference.guards import doubts
 from medi2i.inference.prepared import Prepared, Watch
-from medi2i.inference.recognise import doubts
 from medi2i.inference.translate import Scans, by_contrast, load_scans
 from medi2i.model import Model
 from medi2i.volume import Volume
@@ -71,6 +73,7 @@ class Anomalies:
         brain: where was looked.
         healthy, difference: the pseudo-healthy scan and scan minus it, in the scan's unit; None
             without a model.
+        engine: what ran the network, if one did.
         warnings: sentences for the side-car.
     """
 
@@ -87,6 +90,7 @@ class Anomalies:
     brain: Mask
     healthy: Volume | None = None
     difference: Volume | None = None
+    engine: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
@@ -101,6 +105,7 @@ def find_anomalies(
     brain: Mask | None = None,
     device: str = "auto",
     batch_size: int | None = None,
+    engine: str | EngineName = EngineName.AUTO,
 ) -> Anomalies:
     """Look for what is not normal.
 
@@ -114,7 +119,7 @@ def find_anomalies(
         calibration: what healthy tissue scores; by default the model's own, or that of the
             baseline. For want of any, the scan itself serves, with a warning.
         brain: where to look, on the grid of the (first) scan; found by default.
-        device, batch_size: as in :func:`medi2i.translate`.
+        device, batch_size, engine: as in :func:`medi2i.translate`.
 
     Raises:
         ContrastError: the model, or the baseline, does not take this contrast.
@@ -130,6 +135,7 @@ def find_anomalies(
         brain=brain,
         device=device,
         batch_size=batch_size,
+        engine=engine_called(engine),
     )
 
 
@@ -143,6 +149,7 @@ def anomalies_in(
     brain: Mask | None = None,
     device: str = "auto",
     batch_size: int | None = None,
+    engine: EngineName = EngineName.TORCH,
     watch: Watch | None = None,
 ) -> Anomalies:
     """Look for what is not normal in loaded scans of known contrasts; see :func:`find_anomalies`.
@@ -174,14 +181,15 @@ def anomalies_in(
         raise UsageError("the brain's mask is empty; somewhere to look was expected")
     if model is not None or not (is_stripped(scan, brain) if seen is None else seen.stripped):
         brain = eroded(brain, RIM, scan.spacing)
-    healthy = difference = None
+    healthy = difference = ran = None
     if model is None:
         scores = intensity_scores(scan.voxels, brain, scan.spacing)
         known = calibration or HEALTHY_FLAIR
     else:
-        healthy, changes = pseudo_healthy(
-            model, scans, device=device, batch_size=batch_size, watch=watch
+        healthy, changes, ran = pseudo_healthy(
+            model, scans, device=device, batch_size=batch_size, engine=engine, watch=watch
         )
+        warnings += ran.warnings
         difference = scan.like(scan.voxels - healthy.voxels, name="")
         scores = change_scores(changes, brain, scan.spacing)
         known = calibration or _of_card(model) or own_calibration(scores, brain)
@@ -208,6 +216,7 @@ def anomalies_in(
         brain=brain,
         healthy=healthy,
         difference=difference,
+        engine=ran.record() if ran else {},
         warnings=tuple(warnings),
     )
 
@@ -227,23 +236,26 @@ def pseudo_healthy(
     *,
     device: str = "auto",
     batch_size: int | None = None,
+    engine: EngineName = EngineName.TORCH,
     watch: Watch | None = None,
-) -> tuple[Volume, list[NDArray[np.float32]]]:
+) -> tuple[Volume, list[NDArray[np.float32]], Engine]:
     """The (first) scan as it would be without lesions, and what changed.
 
     Args:
         scans: by contrast, in the order of the model's task.
-        model, device, batch_size, watch: as elsewhere.
+        model, device, batch_size, engine, watch: as elsewhere.
 
     Returns:
-        The pseudo-healthy scan in its own unit, and for each contrast (X, Y, Z) image minus scan
-        on the first one's grid, where a scan spans 2.
+        The pseudo-healthy scan in its own unit, for each contrast (X, Y, Z) image minus scan on
+        the first one's grid, where a scan spans 2, and what ran the network.
     """
     contrast, scan = next(iter(scans.items()))
-    ready = Prepared(model, scans, contrast, device=device, domain=HEALTHY)
+    ready = Prepared(model, scans, contrast, device=device, domain=HEALTHY, engine=engine)
+    system = ready.system
     values = ready.through(
-        lambda source, asked: ready.system.translate(source, target=asked),
+        lambda source, asked: system.translate(source, target=asked),
         kinds=model.task.outputs,
+        what="every image",
         batch_size=batch_size,
         watch=watch,
     )
@@ -252,7 +264,7 @@ def pseudo_healthy(
     voxels = scan.voxels + changes[0] * np.float32((scaling.high - scaling.low) / 2)
     if scan.voxels.min() >= 0:
         voxels = np.maximum(voxels, 0)  # a magnitude image stays one
-    return scan.like(voxels, name=""), changes
+    return scan.like(voxels, name=""), changes, ready.engine
 
 
 def change_scores(

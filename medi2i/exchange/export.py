@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from medi2i.contrasts import Contrast
 from medi2i.errors import OutputError, UsageError
-from medi2i.files import whole_folder
 
 if TYPE_CHECKING:
     from medi2i.model import Model
@@ -48,8 +47,11 @@ def export_model(
         ModelError: `source` is no whole model, or one that the form cannot hold.
         UsageError, ContrastError: a pair that the form or the model does not have.
     """
+    from medi2i.files import clear_staging, whole_folder  # the command line's help needs the names
+
     if kind is BundleFormat.HUGGINGFACE and pair is not None:
         raise UsageError("a pair of contrasts is for monai-bundle; huggingface keeps all of them")
+    clear_staging(output)  # what a killed process has left
     marks = ("model.json", "configs/metadata.json")
     if overwrite and output.exists() and not any((output / mark).is_file() for mark in marks):
         raise OutputError(f'"{output}" is no exported model; only one of those is overwritten')

@@ -47,6 +47,8 @@ class DomainClassifier(nn.Module):
     ) -> None:
         super().__init__()
         check_dims(dims)
+        if layers < 1:
+            raise UsageError(f"layers is {layers}; at least 1 was expected")
         self.smallest = max(window, 2**layers)
         slope = nn.LeakyReLU(0.01)
         parts: list[nn.Module] = []

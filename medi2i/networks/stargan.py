@@ -119,6 +119,8 @@ class StarGANDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         check_dims(dims)
+        if layers < 1:
+            raise UsageError(f"layers is {layers}; at least 1 was expected")
         self.smallest = max(window, 2**layers)
         parts: list[nn.Module] = []
         for level in range(layers):

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +231,6 @@ def _origin(places: Places, contrast: Contrast) -> dict[str, Any]:
             {"Name": "medi2i prepare", "Version": __version__},
             {"Name": "SimpleITK", "Version": sitk.Version_VersionString()},
         ],
-        "Date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

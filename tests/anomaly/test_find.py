@@ -248,7 +248,7 @@ def test_who_reconstructs_learns_one_domain_and_the_others_several(tmp_path: Pat
 def test_an_oracle_heals_and_the_rest_is_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     model, scan = domain_model(), flair()
     asked = healing(model, monkeypatch)
-    healthy, (change,) = pseudo_healthy(model, {FLAIR: scan}, device="cpu")
+    healthy, (change,), _ = pseudo_healthy(model, {FLAIR: scan}, device="cpu")
     assert all(bool((target == 0).all()) for target in asked)
     inside = np.zeros(SHAPE, bool)
     inside[SPOT] = True
