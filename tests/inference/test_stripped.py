@@ -23,7 +23,7 @@ def test_most_of_what_is_shown_is_brain(shown: float, only: bool) -> None:
     brain = (far < 0.5).astype(np.float32)
     seen = Glance(Contrast.T1W, 1, {}, 1, volume, brain, 1.5 * brain - 1)
     assert stripped(volume, seen) is only
-    assert stripped(volume, None) is False
+    assert stripped(volume, None) is None
 
 
 def test_real_scans(shared_data: Path) -> None:
