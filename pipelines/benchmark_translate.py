@@ -136,14 +136,14 @@ def make_scan(folder: Path, model: Model, size: tuple[int, int, int]) -> dict[st
 def with_medi2i(folder: Path, model: Model, device: str, engine: str) -> dict[str, float]:
     """What ``medi2i translate`` does, without the side-car."""
     from medi2i import load_volume, save_volume
-    from medi2i.inference.engines import engine_called
+    from medi2i.inference.engines import EngineName
     from medi2i.inference.translate import run_model
 
     source, target = source_and_target(model)
     clock = Clock()
     with clock("load"):
         volume = load_volume(folder / "scan.nii.gz")
-    result = run_model(model, {source: volume}, target, device=device, engine=engine_called(engine))
+    result = run_model(model, {source: volume}, target, device=device, engine=EngineName(engine))
     clock.seconds |= result.seconds
     with clock("save"):
         place = folder / f"scan_{OURS}-{engine}.nii.gz"

@@ -13,7 +13,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS = (
     ("errors",),
-    ("contrasts", "files", "config", "geometry", "nifti", "resolution", "networks", "losses"),
+    (
+        "choices",
+        "contrasts",
+        "files",
+        "config",
+        "geometry",
+        "nifti",
+        "resolution",
+        "networks",
+        "losses",
+    ),
     ("conversions", "figures"),
     ("volume", "windows", "metrics"),
     ("normalise", "batch", "task", "simulate"),

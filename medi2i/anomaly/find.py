@@ -13,10 +13,11 @@ from medi2i.anomaly.calibration import Calibration, own_calibration
 from medi2i.anomaly.intensity import HEALTHY_FLAIR, SIGMA, intensity_scores
 from medi2i.anomaly.lesions import Lesion, find_lesions
 from medi2i.anomaly.tissue import Brain, eroded, find_brain, is_stripped, smoothed
+from medi2i.choices import called
 from medi2i.contrasts import Contrast
 from medi2i.errors import ConfigError, ContrastError, DimensionError, ModelError, UsageError
-from medi2i.inference.engines import Engine, EngineName, engine_called
-from medi2i.inference.guards import doubts
+from medi2i.inference.engines import Engine, EngineName
+from medi2i.inference.guards import guarded
 from medi2i.inference.prepared import Prepared, Watch
 from medi2i.inference.translate import Scans, by_contrast, load_scans
 from medi2i.model import Model
@@ -135,7 +136,7 @@ def find_anomalies(
         brain=brain,
         device=device,
         batch_size=batch_size,
-        engine=engine_called(engine),
+        engine=called("engine", engine, EngineName),
     )
 
 
@@ -174,7 +175,7 @@ def anomalies_in(
     if brain is None:
         seen = find_brain(scan)
         brain = seen.mask
-        warnings += [seen.unseen] if seen.unseen else doubts(scan, contrast, least=LIKELY)
+        warnings += guarded(scan, seen.unseen or seen.glance, contrast, least=LIKELY)
     elif brain.shape != scan.shape:
         raise DimensionError(f"a brain of shape {brain.shape} came; {scan.shape} was expected")
     if not brain.any():

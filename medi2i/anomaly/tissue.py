@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from medi2i.errors import DimensionError, InputError, ModelError
 from medi2i.inference.brain import tidy
-from medi2i.inference.glance import glance
+from medi2i.inference.glance import Glance, glance
 from medi2i.networks.glance import GlanceNet
 from medi2i.normalise import foreground
 from medi2i.volume import Volume
@@ -33,11 +33,13 @@ class Brain:
         mask: (X, Y, Z) on the scan's own grid.
         stripped: whether the scan shows nothing but brain, so that the mask is what is not air.
         unseen: why nobody looked, and the mask is only a guess; "" where somebody did.
+        glance: what was seen; None where nobody looked.
     """
 
     mask: Mask
     stripped: bool
     unseen: str = ""
+    glance: Glance | None = None
 
 
 def find_brain(volume: Volume, *, net: GlanceNet | None = None) -> Brain:
@@ -65,8 +67,8 @@ def find_brain(volume: Volume, *, net: GlanceNet | None = None) -> Brain:
             f'"{name}" shows no brain (head: {seen.head:.2f}); an MRI of a head was expected'
         )
     if _bare(tissue, mask):
-        return Brain(tissue, True)
-    return Brain(mask, False)
+        return Brain(tissue, True, glance=seen)
+    return Brain(mask, False, glance=seen)
 
 
 def is_stripped(volume: Volume, brain: Mask) -> bool:

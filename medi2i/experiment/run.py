@@ -80,7 +80,6 @@ def run_experiment(
         complete=not config.start,
     )
     facts: dict[str, Any] = {"subjects": [subject.name for subject in supply.subjects]}
-    facts[SCOPE] = scope_of([one.scans[contrasts[0]] for one, contrasts in supply.readings])
     if config.start:
         facts["start"] = Path(config.start).name
     if config.task.domains:
@@ -91,6 +90,8 @@ def run_experiment(
         if ranks.leads:
             clear_temporary(folder)
             remember(config, folder)
+            scans = [one.scans[contrasts[0]] for one, contrasts in supply.readings]
+            facts[SCOPE] = scope_of(scans)
         supply.prepare(prepared)
         if ranks.rank:
             begin_random(plan.seed + ranks.rank)  # each its own dropout; weights come from 0

@@ -18,7 +18,7 @@ from medi2i.errors import UsageError, out_of_memory
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["BOUND", "WORTH", "Engine", "EngineName", "check_engine", "engine_called", "there"]
+__all__ = ["BOUND", "WORTH", "Engine", "EngineName", "check_engine", "there"]
 
 Run = Callable[["Tensor"], "Tensor"]
 """From a batch of windows to a batch of images."""
@@ -40,19 +40,6 @@ class EngineName(StrEnum):
     TORCH = "torch"
     COMPILE = "compile"
     OPENVINO = "openvino"
-
-
-def engine_called(name: str) -> EngineName:
-    """The engine of that name.
-
-    Raises:
-        UsageError: there is none.
-    """
-    try:
-        return EngineName(name)
-    except ValueError:
-        known = ", ".join(EngineName)
-        raise UsageError(f'engine "{name}" is unknown; one of {known} was expected') from None
 
 
 def check_engine(name: EngineName, device: str) -> None:

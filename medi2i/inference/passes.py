@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from medi2i.errors import UsageError
-
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["AXIAL", "Pass", "Quality", "passes_of", "quality_called"]
+__all__ = ["AXIAL", "Pass", "Quality", "passes_of"]
 
 THICK = 2.0
 """Coarsest voxel, in mm, of a volume that is also shown in other planes: across thicker slices
@@ -92,16 +90,3 @@ def passes_of(quality: Quality, spacing: Sequence[float], dims: int) -> tuple[Pa
     planes = (Pass(1), Pass(0)) if flat and quality is not Quality.FAST else ()
     mirrored = (Pass(mirrored=True),) if quality is Quality.BEST else ()
     return AXIAL, *mirrored, *planes
-
-
-def quality_called(name: str) -> Quality:
-    """The quality of that name.
-
-    Raises:
-        UsageError: there is none.
-    """
-    try:
-        return Quality(name)
-    except ValueError:
-        known = ", ".join(Quality)
-        raise UsageError(f'quality "{name}" is unknown; one of {known} was expected') from None

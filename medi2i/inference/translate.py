@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medi2i.choices import called
 from medi2i.contrasts import Contrast, contrast_of
 from medi2i.errors import InputError, UsageError
-from medi2i.inference.engines import EngineName, engine_called
-from medi2i.inference.passes import Quality, quality_called
+from medi2i.inference.engines import EngineName
+from medi2i.inference.passes import Quality
 from medi2i.inference.prepared import Prepared, Watch, choose_device
 from medi2i.inference.recognise import recognise
 from medi2i.model import Model
@@ -120,8 +121,8 @@ def translate(
         target,
         device=device,
         batch_size=batch_size,
-        quality=quality_called(quality),
-        engine=engine_called(engine),
+        quality=called("quality", quality, Quality),
+        engine=called("engine", engine, EngineName),
     ).volume
 
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from medi2i import Volume, translate
+from medi2i.choices import called
 from medi2i.contrasts import Contrast
 from medi2i.errors import UsageError
 from medi2i.inference import engines, faster
-from medi2i.inference.engines import BOUND, EngineName, check_engine, engine_called
+from medi2i.inference.engines import BOUND, EngineName, check_engine
 from medi2i.inference.samples import run_samples
 from medi2i.inference.translate import UNCERTAINTY, run_model
 from medi2i.model import Model, build_system
@@ -265,7 +266,7 @@ def test_one_that_is_not_there(scan: Volume, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(UsageError, match="runs on the CPU, not on cuda"):
         check_engine(OPENVINO, "cuda")
     with pytest.raises(UsageError, match='engine "tensorrt" is unknown; one of auto, torch'):
-        engine_called("tensorrt")
+        called("engine", "tensorrt", EngineName)
 
 
 def test_torch_compile_gets_the_whole_pass(scan: Volume, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,8 +28,8 @@ from medi2i.inference.glance import (
     read_glance_net,
     write_glance_net,
 )
-from medi2i.inference.guards import doubts
-from medi2i.inference.recognise import ALIKE, SURE, recognise
+from medi2i.inference.guards import guarded
+from medi2i.inference.recognise import ALIKE, SURE, look, recognise
 from medi2i.networks.glance import GlanceNet
 from medi2i.simulate import phantom, procedural_head
 from medi2i.volume import Volume, load_volume
@@ -39,6 +39,10 @@ THREE = (Contrast.T1W, Contrast.T2W, Contrast.FLAIR)
 GRID = (80, 96, 80)
 SPACING = (2.0, 2.0, 2.0)
 TINY: dict[str, Any] = {"classes": 6, "features": [2, 2], "encoder_blocks": [1, 1], "hidden": 3}
+
+
+def doubts(volume: Volume, contrast: Contrast, *, least: float = 0.0) -> list[str]:
+    return guarded(volume, look(volume), contrast, least=least)
 
 
 def dice(one: Mask, other: Mask) -> float:

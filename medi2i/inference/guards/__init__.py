@@ -12,15 +12,10 @@ from medi2i.inference.guards.field import cut_off
 from medi2i.inference.guards.posture import misplaced
 from medi2i.inference.guards.scope import beyond, scope_of
 from medi2i.inference.guards.spoilt import spoilt
-from medi2i.inference.recognise import against, look
+from medi2i.inference.recognise import against
 from medi2i.volume import Volume
 
-__all__ = ["beyond", "doubts", "guarded", "scope_of"]
-
-
-def doubts(volume: Volume, contrast: Contrast, *, least: float = 0.0) -> list[str]:
-    """Sentences on a scan that nobody has looked at yet; see :func:`guarded`."""
-    return guarded(volume, look(volume), contrast, least=least)
+__all__ = ["beyond", "guarded", "scope_of"]
 
 
 def guarded(

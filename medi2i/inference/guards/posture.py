@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -57,29 +57,32 @@ def misplaced(name: str, seen: Glance) -> Iterator[str]:
     """
     if seen.marked.sum() < FEWEST:
         return
+    (as_it_is,) = postures(seen.marked, TURNS[:1])
+    if as_it_is >= TURNED:
+        return
     scores = postures(seen.marked)
     best = int(np.argmax(scores))
-    if scores[0] < TURNED and best and scores[best] > 0:
+    if best and scores[best] > 0:
         top, front = (_towards(TURNS[best], axis) for axis in (2, 1))
         yield (
             f'"{name}" does not lie as its header says: the top of the head seems to point to '
             f"the {top} and its face to the {front} of the scan; mend the orientation first"
         )
-    elif scores[0] < TIPPED:
+    elif as_it_is < TIPPED:
         yield (
             f'"{name}" seems to be tipped far from upright, or its voxel size is not what its '
             "header says; models know heads that lie nearly straight"
         )
 
 
-def postures(brain: Mask) -> list[float]:
-    """How upright a brain is after each of `TURNS`.
+def postures(brain: Mask, turns: Sequence[Turn] = TURNS) -> list[float]:
+    """How upright a brain is after each of `turns`.
 
     Args:
         brain: (X, Y, Z) at 2 mm on canonical axes.
     """
     net = read_posture_net(aid("posture"))
-    outlines = torch.stack([outlined(turned(brain, turn), SPACING) for turn in TURNS])
+    outlines = torch.stack([outlined(turned(brain, turn), SPACING) for turn in turns])
     with torch.inference_mode():
         return [float(score) for score in net(outlines)]
 
