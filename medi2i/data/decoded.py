@@ -72,8 +72,13 @@ class Decoder:
         self.cache = cache
         self._prepared: dict[tuple[str, ...], Prepared] = {}
 
-    def __call__(self, subject: Subject, wanted: Sequence[Contrast]) -> Prepared:
+    def __call__(
+        self, subject: Subject, wanted: Sequence[Contrast], *, scaled_as: Subject | None = None
+    ) -> Prepared:
         """Those of the wanted contrasts that a person has, on the grid of the first.
+
+        Args:
+            scaled_as: whose scans fit the intensity scale; by default the person's own.
 
         Raises:
             InputError: a scan or a transform cannot be read.
@@ -81,15 +86,18 @@ class Decoder:
         contrasts = tuple(c for c in wanted if c in subject.scans)
         key = tuple(str(subject.scans[c]) for c in contrasts)
         if key not in self._prepared:
-            self._prepared[key] = self._decode(subject, contrasts)
+            self._prepared[key] = self._decode(subject, contrasts, scaled_as)
         return self._prepared[key]
 
-    def _decode(self, subject: Subject, contrasts: tuple[Contrast, ...]) -> Prepared:
-        kept = self.kept_at(subject, contrasts)
+    def _decode(
+        self, subject: Subject, contrasts: tuple[Contrast, ...], scaled_as: Subject | None
+    ) -> Prepared:
+        fitted_to = [str(scaled_as.scans[c].resolve()) for c in contrasts] if scaled_as else []
+        kept = self.kept_at(subject, contrasts, *fitted_to)
         if kept is not None and kept.is_file():
             voxels = np.load(kept, mmap_mode="r")
         else:
-            voxels = self._normalised(subject, contrasts)
+            voxels = self._normalised(subject, contrasts, scaled_as)
             if kept is not None:
                 atomic_write(kept, lambda stream: np.save(stream, voxels))
         tissue = (voxels > AIR + 0.1).any(0)
@@ -100,14 +108,18 @@ class Decoder:
             heights = filled[2]
         return Prepared(subject.name, contrasts, voxels, tissue, heights, bounds)
 
-    def _normalised(self, subject: Subject, contrasts: tuple[Contrast, ...]) -> NDArray[np.float16]:
+    def _normalised(
+        self, subject: Subject, contrasts: tuple[Contrast, ...], scaled_as: Subject | None
+    ) -> NDArray[np.float16]:
         """(C, X, Y, Z): every contrast on the first one's grid, at the working resolution."""
         volumes = load_together(subject, contrasts)
+        fitted_to = volumes if scaled_as is None else load_together(scaled_as, contrasts)
         reference = volumes[contrasts[0]]
         shape = working_shape(reference.shape, reference.spacing, self.view.spacing, self.view.axes)
         result = np.empty((len(contrasts), *shape), np.float16)
-        for place, volume in enumerate(volumes.values()):
-            scaled = fit_scaling(volume.voxels, name=volume.name).apply(volume.voxels)
+        for place, (contrast, volume) in enumerate(volumes.items()):
+            known = fitted_to[contrast]
+            scaled = fit_scaling(known.voxels, name=known.name).apply(volume.voxels)
             tensor = torch.from_numpy(np.ascontiguousarray(scaled))[None]
             result[place] = resize(tensor, shape)[0].numpy()
         return result

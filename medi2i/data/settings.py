@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 
 from medi2i.batch import Pairing
@@ -15,6 +16,7 @@ from medi2i.data.motion import checked_method
 from medi2i.data.neighbours import GAP
 from medi2i.data.pairs import PairedWindows
 from medi2i.data.supply import Windows
+from medi2i.data.twins import TWINS, TwinWindows
 from medi2i.data.unpaired import Heights, UnpairedWindows
 from medi2i.errors import ConfigError
 from medi2i.task import Task, View
@@ -32,7 +34,8 @@ class Data:
         misalignment: of paired windows; see :class:`Misalignment`.
         gap: the largest distance between neighbouring slices, in mm, over which guidance follows
             motion; scans with thicker slices are then refused.
-        labels: of labelled windows, for a task with domains; see :class:`LabelledWindows`.
+        labels: of labelled windows, for a task with domains; see :class:`LabelledWindows`; or
+            "twins", see :class:`TwinWindows`.
     """
 
     size: int = 192
@@ -104,11 +107,15 @@ class Data:
                 raise ConfigError(
                     f"data has emphasis, but {task} has one translation: leave it out"
                 )
-            return LabelledWindows(
+            kind = (
+                TwinWindows
+                if self.labels == TWINS
+                else partial(LabelledWindows, labels=self.labels)
+            )
+            return kind(
                 cohort,
                 task,
                 view,
-                labels=self.labels,
                 size=self.size,
                 augmentation=self.augmentation,
                 seed=seed,

@@ -16,11 +16,15 @@ What differs from the authors' code, and why:
   AMSGrad.
 - Added: 3-D, and neighbouring slices, which get the same noise: noise of their own would be gone
   in their mean, and nothing would have to be learned about tissue.
+- Added: learning from twins (`data.labels: twins`). The image to come back is then the same head
+  without its lesions, and what is to be taken away are lesions beside the noise.
+- Added: a head that leaves an image exactly as it is until it has learned what to change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +32,7 @@ from torch.nn import functional
 
 from medi2i.batch import Batch, Pairing
 from medi2i.errors import UsageError
-from medi2i.losses import squared_error
+from medi2i.losses import absolute_error, squared_error
 from medi2i.networks.layers import pad_to_multiple
 from medi2i.networks.unet import UNet
 from medi2i.systems.base import Paper, Translator, Turn
@@ -44,12 +48,15 @@ class DenoisingAutoencoder(Translator):
         features: channels of each stage of the U-Net; None chooses 64, 128, 256, 512 in 2-D, half
             of that in 3-D.
         noise: standard deviation of the noise where it is drawn, as a share of an image's range.
+            0 where windows are twins, or nothing is learned.
         grain: voxels between two draws.
+        head: "image", the paper's; "exact": the image plus a change, which begins at zero.
+        error: "squared", the paper's, or "absolute", which leaves more as it was.
 
     The rest: see :class:`Translator`; as many `outputs` as `inputs`, one domain.
 
     Raises:
-        UsageError: `inputs` and `outputs` differ, several conditions, or no noise.
+        UsageError: `inputs` and `outputs` differ, several conditions, or negative noise.
     """
 
     paper = Paper("Kascenas et al. 2022, PMLR 172:653-664")
@@ -68,14 +75,16 @@ class DenoisingAutoencoder(Translator):
         features: Sequence[int] | None = None,
         noise: float = 0.2,
         grain: int = 8,
+        head: Literal["image", "exact"] = "image",
+        error: Literal["squared", "absolute"] = "squared",
     ) -> None:
         super().__init__(
             dims=dims, inputs=inputs, slices=slices, outputs=outputs, conditions=conditions
         )
         one_domain(self)
-        if not noise > 0 or grain < 1:
+        if not noise >= 0 or grain < 1:
             raise UsageError(
-                f"noise is {noise:g} and grain {grain}; more than 0 and at least 1 were expected"
+                f"noise is {noise:g} and grain {grain}; at least 0 and at least 1 were expected"
             )
         self.network = UNet(
             dims=dims,
@@ -86,22 +95,25 @@ class DenoisingAutoencoder(Translator):
         )
         self.noise = noise
         self.grain = grain
+        self.exact = head == "exact"
+        self.error = {"absolute": absolute_error, "squared": squared_error}[error]
+        if self.exact:
+            self.network.rescale(torch.zeros(outputs), torch.zeros(outputs))
 
     def play(self, batch: Batch) -> Iterator[Turn]:
-        """One turn: the image back from the image with noise."""
-        image = self.centre(batch.source)
-        noise = coarse_noise(image, grain=self.grain, std=2 * self.noise)
+        """One turn: the image, or its healthy twin, back from the image with noise."""
+        noise = coarse_noise(batch.target, grain=self.grain, std=2 * self.noise)
         if batch.weight is not None:
             noise = noise * batch.weight
         clean = self.translate(batch.source + slab(noise, self.slices))
-        yield Turn("autoencoder", error=squared_error(clean, image, batch.weight))
+        yield Turn("autoencoder", error=self.error(clean, batch.target, batch.weight))
 
     def translate(self, source: Tensor, *, target: Tensor | None = None) -> Tensor:
         """The image without what is strange in it; nothing is added to the source."""
         del target  # there is one domain
         padded, crop = pad_to_multiple(source, self.network.multiple)
-        clean: Tensor = self.network(padded)
-        return clean[crop]
+        clean: Tensor = self.network(padded)[crop]
+        return self.centre(source) + clean if self.exact else clean
 
 
 def coarse_noise(like: Tensor, *, grain: int, std: float) -> Tensor:

@@ -367,6 +367,15 @@ def batch_for(setup: Setup, number: int = 0, size: int = 2) -> Batch:
             subjects=subjects,
         )
     asked = (torch.arange(size) + number) % demand
+    if setup.task.domains:  # as labelled windows have them: nothing else of anybody
+        return Batch(
+            image(channels),
+            image(setup.task.outputs),
+            weight,
+            source_contrast=asked,
+            target_contrast=asked,
+            subjects=subjects,
+        )
     every = image(demand)
     return Batch(
         image(channels),

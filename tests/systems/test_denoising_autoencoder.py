@@ -128,6 +128,24 @@ def test_it_learns_to_take_a_blob_away() -> None:
     assert float((healed - ramp[:1])[blob].abs().mean()) < 0.5 * before
 
 
+@pytest.mark.parametrize("slices", [1, 3])
+def test_the_exact_head_changes_nothing_before_it_has_learned(slices: int) -> None:
+    system = fixture(head="exact", slices=slices)
+    image = torch.rand(2, slices, 24, 20)
+    assert torch.equal(system.translate(image), image[:, slices // 2 :][:, :1])
+
+
+def test_with_twins_the_target_is_what_comes_back() -> None:
+    ill, healthy = torch.rand(2, 1, 16, 16), torch.rand(2, 1, 16, 16)
+    for error, wanted in (
+        ("absolute", (ill - healthy).abs().mean()),
+        ("squared", (ill - healthy).square().mean()),
+    ):
+        system = fixture(head="exact", noise=0.0, error=error)
+        (turn,) = system.play(Batch(ill, healthy))
+        assert float(turn.losses["error"].detach()) == pytest.approx(float(wanted), rel=1e-5)
+
+
 def test_parameters() -> None:
     def count(**more: object) -> int:
         with torch.device("meta"):
@@ -154,5 +172,5 @@ def test_what_it_refuses() -> None:
         fixture(conditions=3)
     with pytest.raises(UsageError, match="2 in, 1 out"):
         fixture(inputs=2)
-    with pytest.raises(UsageError, match="noise is 0"):
-        fixture(noise=0.0)
+    with pytest.raises(UsageError, match="noise is -1 and"):
+        fixture(noise=-1.0)
