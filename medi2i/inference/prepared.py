@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from medi2i.contrasts import Contrast
 from medi2i.errors import ContrastError, UsageError
+from medi2i.inference.blank import AIR, MARGIN, Box, blank_air, worth_a_look
 from medi2i.inference.engines import Engine, EngineName
 from medi2i.inference.passes import AXIAL, Pass, Quality, passes_of
 from medi2i.inference.windowed import through_windows
@@ -104,13 +104,17 @@ class Prepared:
                 normalised[place] = fitted.apply(volume.voxels)
             tensor = torch.from_numpy(normalised).to(where)
             robust = model.normaliser == "robust"
-            self._air = _air(tensor) if robust else None
+            self._air = blank_air(tensor) if robust else None
             self._magnitude = robust and reference.voxels.min() >= 0
             self.working_shape = working_shape(
                 reference.shape, reference.spacing, model.view.spacing, model.view.axes
             )
             self._tensor = resize(tensor, self.working_shape)
-        self.passes = passes_of(quality, reference.spacing, model.view.dims)
+            self.passes = passes_of(quality, reference.spacing, model.view.dims)
+            self._box: Box = (slice(None), slice(None), slice(None))
+            if self._air is not None:
+                self._box = worth_a_look(self._tensor, self._margins())
+            self._seen = self._tensor[:, *self._box]
 
     def through(
         self,
@@ -132,7 +136,8 @@ class Prepared:
             watch: told of progress.
 
         Returns:
-            (kinds, X, Y, Z) of the target, at the working resolution and in the network's values.
+            (kinds, X, Y, Z) of the target, at the working resolution and in the network's values;
+            air where the scan is blank far and wide.
         """
         conditions, target, output = self.model.task.conditions, self._asked, self._output
 
@@ -151,7 +156,21 @@ class Prepared:
         mean = self._looks(made, grids, kinds, engine, what, batch_size, watch)
         if engine is not None and engine.failed:
             mean = self._looks(made, grids, kinds, None, what, batch_size, watch)
-        return mean
+        if self._seen.shape == self._tensor.shape:
+            return mean
+        whole = mean.new_full((kinds, *self.working_shape), AIR)
+        whole[:, *self._box] = mean
+        return whole
+
+    def _margins(self) -> list[int]:
+        """Voxels of blank air that are kept along each axis for the networks to see."""
+        if self.model.view.dims == 3:
+            return [MARGIN] * 3
+        beside = [look.across for look in self.passes]
+        return [
+            MARGIN if any(axis != across for across in beside) else self.model.view.slices // 2
+            for axis in range(3)
+        ]
 
     def _looks(
         self,
@@ -165,10 +184,11 @@ class Prepared:
     ) -> Tensor:
         """The mean of all looks; not of all when the engine fails."""
         total, done = sum(map(len, grids)), 0
-        mean = self._tensor.new_zeros((kinds, *self.working_shape))
+        shape = self._seen.shape[1:]
+        mean = self._seen.new_zeros((kinds, *shape))
         for number, (look, grid) in enumerate(zip(self.passes, grids, strict=True), start=1):
             with self.timed("stitch"):
-                shown = resize(look.shown(self._tensor), grid.shape)
+                shown = resize(look.shown(self._seen), grid.shape)
             image = through_windows(
                 shown,
                 grid,
@@ -184,13 +204,13 @@ class Prepared:
                 break
             done += len(grid)
             with self.timed("stitch"):
-                image = look.back(resize(image, [self.working_shape[a] for a in look.order]))
+                image = look.back(resize(image, [shape[axis] for axis in look.order]))
                 mean += (image - mean) / number
         return mean
 
     def _shape_of(self, look: Pass) -> tuple[int, int, int]:
         """The shape at which the network sees the scan in this look."""
-        x, y, z = (self.working_shape[axis] for axis in look.order)
+        x, y, z = (self._seen.shape[1 + axis] for axis in look.order)
         if look.across == AXIAL.across:
             return x, y, z
         reference, view = self._reference, self.model.view
@@ -210,7 +230,7 @@ class Prepared:
         with self.timed("stitch"):
             output = resize(values[None], reference.shape)[0]
             if self._air is not None:
-                output.masked_fill_(self._air, -1.0)
+                output.masked_fill_(self._air, AIR)
             scaling = next(iter(self.scaling.values()))
             voxels: NDArray[np.float32] = scaling.invert(output.cpu().numpy())
             if self._magnitude:
@@ -298,16 +318,3 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("device cuda was asked for, but torch sees no GPU; use auto or cpu")
     return torch.device(name)
-
-
-def _air(normalised: Tensor) -> Tensor | None:
-    """(C, X, Y, Z) -> (X, Y, Z) bool: blank background beyond a rim of one voxel, or None.
-
-    A stripped or blanked scan has one exact value outside the head; a network's haze has no
-    business there. Scans with noisy air have no such value and are left alone.
-    """
-    blank = (normalised == -1.0).all(0)
-    if float(blank.float().mean()) < 0.05:
-        return None
-    head = functional.max_pool2d((~blank).float().permute(2, 0, 1)[None], 3, stride=1, padding=1)
-    return head[0].permute(1, 2, 0) == 0
