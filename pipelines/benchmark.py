@@ -1,11 +1,13 @@
 """Seconds and memory of medi2i beside other ways to do the same work, in one run.
 
     python pipelines/benchmark.py [OUT] [--parts translate train scores files limit]
-                                    [--sizes 240x240x155 512x512x30] [--engines torch openvino]
+                                    [--sizes 240x240x155 512x512x30] [--scans t1.nii.gz]
+                                    [--engines torch openvino]
 
-translate: one scan by each engine, by a MONAI script, by a torchio script and by a loop over
-slices, all with the same network; train: a training step beside a plain loop; scores: SSIM;
-files: reading and writing; limit: the network beside matrix products. The ways take turns, so that
+translate: one scan (simulated, of each size, with skull and noise; or given) by each engine, by a
+MONAI script, by a torchio script and by a loop over slices, all with the same network; train: a
+training step beside a plain loop; scores: SSIM; files: reading and writing; limit: the network
+beside matrix products. The ways take turns, so that
 a machine whose speed drifts treats all alike: seconds are medians over the turns, and the factor
 is the median of each turn's ratio to the first way (on a busy machine trust that of the
 processor's time). Translations are processes of their own, so that their peak memory is; imports
@@ -85,6 +87,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--model", default="default", help="name or folder of a model")
     parser.add_argument("--sizes", nargs="+", type=size_of, default=[(240, 240, 155)])
+    parser.add_argument("--scans", nargs="+", type=Path, default=[], help="instead of sizes")
     parser.add_argument("--engines", nargs="+", help="by default OpenVINO, if it is there, torch")
     parser.add_argument("--others", nargs="*", choices=OTHERS, default=OTHERS)
     parser.add_argument("--repeats", type=int, default=3)
@@ -100,8 +103,8 @@ def main() -> None:
     tables: list[Table] = []
     for part in chosen.parts:
         if part == "translate":
-            for size in chosen.sizes:
-                tables.append(translations(chosen, size, about))
+            for what in chosen.scans or chosen.sizes:
+                tables.append(translations(chosen, what, about))
                 write(chosen.out, about, tables)
         else:
             arguments = ["--repeats", str(chosen.repeats), "--model", chosen.model]
@@ -118,24 +121,27 @@ def size_of(text: str) -> tuple[int, int, int]:
 
 
 def translations(
-    chosen: argparse.Namespace, size: tuple[int, int, int], about: dict[str, Any]
+    chosen: argparse.Namespace, what: tuple[int, int, int] | Path, about: dict[str, Any]
 ) -> Table:
-    """All ways to translate a scan of one size, in turns."""
+    """All ways to translate one scan, in turns."""
     ways = [*(f"medi2i-{engine}" for engine in chosen.engines), *chosen.others]
-    shape = " x ".join(map(str, size))
+    if isinstance(what, Path):
+        shape, told = what.name, ["--scan", str(what)]
+    else:
+        shape, told = " x ".join(map(str, what)), ["--size", *map(str, what)]
     table = Table(f"translate, {shape}", "", "in all, s")
     with tempfile.TemporaryDirectory() as folder:
-        common = (folder, "--model", chosen.model, "--device", chosen.device, "--size")
+        common = (folder, "--model", chosen.model, "--device", chosen.device)
         script = "benchmark_translate.py"
-        about |= child(script, "scan", *common, *map(str, size))
+        about |= child(script, "scan", *common, *told)
         for number in range(chosen.repeats):
             order = ways if number % 2 == 0 else ways[::-1]
-            turn = {way: child(script, way, *common, *map(str, size)) for way in order}
+            turn = {way: child(script, way, *common) for way in order}
             table.turns.append({way: turn[way] for way in ways})
             print(f"{shape}: turn {number + 1} of {chosen.repeats} done", file=sys.stderr)
-        alike = child(script, "agreement", *common, *map(str, size))
-    told = ", ".join(f"{name} {value:.5f}" for name, value in sorted(alike.items()))
-    table.note = f"Correlation of the results with the first way's: {told}."
+        alike = child(script, "agreement", *common)
+    found = ", ".join(f"{name} {value:.5f}" for name, value in sorted(alike.items()))
+    table.note = f"Correlation of the results with the first way's: {found}."
     return table
 
 

@@ -1,6 +1,6 @@
 """One way to translate a scan, measured in a process of its own; see benchmark.py.
 
-python pipelines/benchmark_translate.py METHOD FOLDER [--model default] [--size 240 240 155]
+python pipelines/benchmark_translate.py METHOD FOLDER [--model default] [--size X Y Z | --scan FILE]
 """
 
 from __future__ import annotations
@@ -110,19 +110,26 @@ def source_and_target(model: Model) -> tuple[Contrast, Contrast]:
     return sources[0], targets[0]
 
 
-def make_scan(folder: Path, model: Model, size: tuple[int, int, int]) -> dict[str, Any]:
-    """A simulated head of the wanted size, at 1 mm."""
+def make_scan(folder: Path, model: Model, what: tuple[int, int, int] | Path) -> dict[str, Any]:
+    """A simulated head of the wanted size, at 1 mm, skull on and with noise in its air; or a scan.
+
+    Args:
+        what: the size, or the file of a scan of the model's first source.
+    """
     import os
     import platform
 
     import torch
 
-    from medi2i import save_volume
+    from medi2i import load_volume, save_volume
     from medi2i.simulate import phantom
 
     source, target = source_and_target(model)
-    volume = phantom(0, contrasts=[source], shape=size)[source]
-    save_volume(volume, folder / "scan.nii.gz", dtype="int16", overwrite=True)
+    if isinstance(what, Path):
+        volume, dtype = load_volume(what), "float32"
+    else:
+        volume, dtype = phantom(0, contrasts=[source], shape=what)[source], "int16"
+    save_volume(volume, folder / "scan.nii.gz", dtype=dtype, overwrite=True)
     return {
         "translation": f"{source}->{target}",
         "model": model.name,
@@ -304,6 +311,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="default")
     parser.add_argument("--size", type=int, nargs=3, default=(240, 240, 155))
+    parser.add_argument("--scan", type=Path, help="instead of a simulated one")
     parser.add_argument("--device", default="auto")
     chosen = parser.parse_args()
     if chosen.method == "agreement":
@@ -316,7 +324,8 @@ def main() -> None:
     try:
         model, method = load_model(chosen.model), chosen.method
         if method == "scan":
-            print(json.dumps(make_scan(chosen.folder, model, tuple(chosen.size))))
+            what = chosen.scan or tuple(chosen.size)
+            print(json.dumps(make_scan(chosen.folder, model, what)))
         elif method.startswith(f"{OURS}-"):
             engine = method.removeprefix(f"{OURS}-")
             print(json.dumps(with_medi2i(chosen.folder, model, chosen.device, engine)))
