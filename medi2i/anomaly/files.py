@@ -19,6 +19,7 @@ from PIL import Image
 from medi2i import __version__
 from medi2i.anomaly.find import Anomalies
 from medi2i.anomaly.lesions import lesion_table
+from medi2i.anomaly.standard import to_standard
 from medi2i.contrasts import Contrast
 from medi2i.errors import OutputError
 from medi2i.figures import Row, three_planes
@@ -122,6 +123,8 @@ def save_anomalies(
         OutputError: something exists and `overwrite` is False, or cannot be written.
     """
     record = _record(found, sources, model, (*warnings, *found.warnings))
+    contrast, path = next(iter(sources.items()))
+    table = lesion_table(found.lesions, to_standard(path, contrast))
     volumes = {
         "healthy": found.healthy,
         "difference": found.difference,
@@ -142,7 +145,7 @@ def save_anomalies(
             )
             said = f"SYNTHETIC, {MAPS[name]}; for research, not for diagnosis"
             write_sidecar(stage / place.name, {**record, "Description": said, "Map": name})
-        write_whole(stage / places.table.name, lesion_table(found.lesions))
+        write_whole(stage / places.table.name, table)
         picture = montage(found, shown)
         atomic_write(stage / places.picture.name, lambda s: picture.save(s, format="PNG"))
 

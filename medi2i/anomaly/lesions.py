@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medi2i.anomaly.froc import candidates, centres
+from medi2i.anomaly.standard import ToStandard
 
 __all__ = ["Lesion", "find_lesions", "lesion_table"]
 
 COLUMNS = ("id", "volume_ml", "x_mm", "y_mm", "z_mm", "peak", "mean")
+STANDARD = ("x_mni_mm", "y_mni_mm", "z_mni_mm")
+"""More columns, for scans that are registered to the template."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +80,20 @@ def find_lesions(
     return labels, tuple(lesions)
 
 
-def lesion_table(lesions: Sequence[Lesion]) -> str:
+def lesion_table(lesions: Sequence[Lesion], standard: ToStandard | None = None) -> str:
     """Tab-separated, a line for each; the header alone where there is none.
+
+    Args:
+        standard: brings a lesion's centre into MNI space, for three more columns.
 
     >>> table = lesion_table([Lesion(1, 1.25, (-3.0, 4.5, 60.0), 0.5, 0.25)])
     >>> table.splitlines()[1].split()
     ['1', '1.2500', '-3.0', '4.5', '60.0', '0.5000', '0.2500']
     """
-    lines = ["\t".join(COLUMNS)]
+    rows = [[*COLUMNS, *(STANDARD if standard else ())]]
     for one in lesions:
-        place = "\t".join(f"{c:.1f}" for c in one.centre_mm)
-        lines.append(f"{one.id}\t{one.volume_ml:.4f}\t{place}\t{one.peak:.4f}\t{one.mean:.4f}")
-    return "\n".join(lines) + "\n"
+        places = [f"{c:.1f}" for c in one.centre_mm]
+        there = [f"{c:.1f}" for c in standard(one.centre_mm)] if standard else []
+        scores = [f"{one.peak:.4f}", f"{one.mean:.4f}"]
+        rows.append([str(one.id), f"{one.volume_ml:.4f}", *places, *scores, *there])
+    return "".join("\t".join(row) + "\n" for row in rows)

@@ -15,7 +15,7 @@ from medi2i.volume import Volume, load_volume
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-__all__ = ["load_together"]
+__all__ = ["load_together", "read_transform"]
 
 SPACE = re.compile(r"(^|_)space-(?P<space>[A-Za-z0-9]+)_")
 
@@ -78,12 +78,17 @@ def _transform(
 def _step(subject: Subject, moving: Contrast, fixed: Contrast) -> sitk.Transform | None:
     path = subject.transforms.get((moving, fixed))
     if path is not None:
-        return _read(path)
+        return read_transform(path)
     path = subject.transforms.get((fixed, moving))
-    return None if path is None else _read(path, inverse=True)
+    return None if path is None else read_transform(path, inverse=True)
 
 
-def _read(path: Path, *, inverse: bool = False) -> sitk.Transform:
+def read_transform(path: Path, *, inverse: bool = False) -> sitk.Transform:
+    """An ITK transform, or its inverse.
+
+    Raises:
+        FormatError: it cannot be read, or has no inverse.
+    """
     import SimpleITK as sitk
 
     try:

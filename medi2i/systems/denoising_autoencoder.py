@@ -52,6 +52,7 @@ class DenoisingAutoencoder(Translator):
         grain: voxels between two draws.
         head: "image", the paper's; "exact": the image plus a change, which begins at zero.
         error: "squared", the paper's, or "absolute", which leaves more as it was.
+        fold, refine: space folded into channels at the door (see `networks.unet.UNet`).
 
     The rest: see :class:`Translator`; as many `outputs` as `inputs`, one domain.
 
@@ -77,6 +78,8 @@ class DenoisingAutoencoder(Translator):
         grain: int = 8,
         head: Literal["image", "exact"] = "image",
         error: Literal["squared", "absolute"] = "squared",
+        fold: int = 1,
+        refine: int = 0,
     ) -> None:
         super().__init__(
             dims=dims, inputs=inputs, slices=slices, outputs=outputs, conditions=conditions
@@ -92,6 +95,8 @@ class DenoisingAutoencoder(Translator):
             outputs=outputs,
             features=features or ((64, 128, 256, 512) if dims == 2 else (32, 64, 128, 256)),
             down="pool",
+            fold_factor=fold,
+            refine=refine,
         )
         self.noise = noise
         self.grain = grain

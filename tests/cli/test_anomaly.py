@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from PIL import Image
 
 from medi2i.model import write_model
@@ -148,3 +149,14 @@ def test_a_constant_scan_is_refused(call: Call, tmp_path: Path) -> None:
     answer = call("anomaly", path)
     assert answer.code == 3
     assert "constant" in answer.err
+
+
+def test_a_registered_scan_has_places_in_the_template(call: Call, scan: Path) -> None:
+    moved = sitk.TranslationTransform(3, (-3.0, 4.0, 5.0))  # LPS, template -> scan
+    name = "sub-1_from-FLAIR_to-MNI152NLin6Asym_mode-image_xfm.txt"
+    sitk.WriteTransform(moved, str(scan.with_name(name)))
+    assert call("anomaly", scan).code == 0
+    table = scan.with_name("sub-1_FLAIR_desc-synth_lesions.tsv").read_text().splitlines()
+    cells = dict(zip(*(line.split("\t") for line in table), strict=True))
+    own, there = ([float(cells[f"{a}_{of}mm"]) for a in "xyz"] for of in ("", "mni_"))
+    assert [t - o for t, o in zip(there, own, strict=True)] == pytest.approx([-3, 4, -5], abs=0.11)
