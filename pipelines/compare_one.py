@@ -102,6 +102,7 @@ def configured(system: str, chosen: argparse.Namespace, rounds: int) -> Config:
     for name, value in changes.get("frame", {}).items():
         word, _, divisor = value.partition(" / ")
         arguments[name] = round(words[word] / int(divisor or 1))
+    arguments |= variant.get("arguments", {})
     if chosen.domains:  # who reconstructs knows the first one alone
         arguments |= changes.get("domains", {})
         count = 1 if SYSTEMS[system].reconstructs else len(chosen.domains)

@@ -13,6 +13,8 @@ What differs from the authors' code, and why:
   the image at hand, so padding and cropping change the image a little.
 - Added: 3-D (32 features and 6 blocks, padded by replication), and neighbouring slices: a
   generator sees a slab and draws its centre slice, which goes back as a slab of itself.
+- Added: discriminators that judge a slice together with the next one up, so that what does not fit
+  together from slice to slice gives a drawn image away.
 
 The residual generator is blind to the gain and offset of its input, its convolutions being padded
 by reflection and normalised at once: how bright the source was cannot come through.
@@ -23,9 +25,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Literal
 
+import torch
 from torch import Tensor
 
-from medi2i.batch import Batch, Pairing
+from medi2i.batch import Batch, Neighbour, Pairing
 from medi2i.errors import UsageError
 from medi2i.losses import absolute_error, contest, deceive
 from medi2i.losses.adversarial import Game
@@ -54,11 +57,13 @@ class CycleGAN(Translator):
         game: "least-squares" or "vanilla".
         cycle: weight of the way back, from either side.
         identity: share of `cycle` by which an image of the target's side must stay as it is.
+        judged: neighbouring slices that the discriminators see at once: 1, the authors', or 2.
 
     The rest: see :class:`Translator`; as many `outputs` as `inputs`.
 
     Raises:
-        UsageError: `inputs` and `outputs` differ, a contrast on demand, or an unknown generator.
+        UsageError: `inputs` and `outputs` differ, a contrast on demand, an unknown generator, or
+            slices to judge that are not 1 or 2, or of patches.
     """
 
     paper = Paper("Zhu et al. 2017, arXiv:1703.10593")
@@ -86,6 +91,7 @@ class CycleGAN(Translator):
         game: Game = "least-squares",
         cycle: float = 10.0,
         identity: float = 0.5,
+        judged: int = 1,
     ) -> None:
         super().__init__(
             dims=dims, inputs=inputs, slices=slices, outputs=outputs, conditions=conditions
@@ -94,6 +100,11 @@ class CycleGAN(Translator):
         if generator not in ("resnet", "unet"):
             raise UsageError(f'generator is "{generator}"; "resnet" or "unet" was expected')
         flat = dims == 2
+        if judged not in (1, 2) or (judged == 2 and not flat):
+            raise UsageError(
+                f"judged is {judged} with dims {dims}; 1 was expected, or 2 for slices: patches "
+                "hold their neighbouring slices"
+            )
         features = features or (64 if flat else 32)
 
         def draws() -> ResnetGenerator | Pix2pixGenerator:
@@ -120,7 +131,7 @@ class CycleGAN(Translator):
         self.judge_a, self.judge_b = (
             PatchDiscriminator(
                 dims=dims,
-                inputs=outputs,
+                inputs=judged * outputs,
                 layers=(3 if flat else 2) if patch is None else patch,
                 features=patch_features,
                 kind="instance",
@@ -132,15 +143,20 @@ class CycleGAN(Translator):
         self.game: Game = game
         self.cycle = cycle
         self.identity = identity
+        self.judged = judged
+        self.motion = "still" if judged > 1 else ""  # batches bring the next slice; it may move
 
     def play(self, batch: Batch) -> Iterator[Turn]:
         """The generators move first; then the discriminators, by images old and new."""
         both = sides(self, batch)
         fake_b, fake_a = self.drawn(self.a_to_b, both.a), self.drawn(self.b_to_a, both.b)
+        next_a, next_b = batch.neighbour, batch.target_neighbour
+        shown_b = self.with_next(fake_b, next_a, self.a_to_b)
+        shown_a = self.with_next(fake_a, next_b, self.b_to_a)
         with frozen(self.judge_a, self.judge_b):
             losses = {
-                "gan_b": deceive(self.judge_b(fake_b), self.game),
-                "gan_a": deceive(self.judge_a(fake_a), self.game),
+                "gan_b": deceive(self.judge_b(shown_b), self.game),
+                "gan_a": deceive(self.judge_a(shown_a), self.game),
             }
         back_a = self.drawn(self.b_to_a, slab(fake_b, self.slices))
         back_b = self.drawn(self.a_to_b, slab(fake_a, self.slices))
@@ -154,12 +170,40 @@ class CycleGAN(Translator):
             losses["identity_b"] = share * absolute_error(same_b, both.image_b, both.weight_b)
             losses["identity_a"] = share * absolute_error(same_a, both.image_a, both.weight_a)
         yield Turn("generators", **losses)
-        old_b, old_a = self.pool_b(fake_b), self.pool_a(fake_a)
+        old_b, old_a = self.pool_b(shown_b), self.pool_a(shown_a)
+        real_b, real_a = self.with_next(both.image_b, next_b), self.with_next(both.image_a, next_a)
         yield Turn(
             "discriminators",
-            contest_b=contest(self.judge_b(both.image_b), self.judge_b(old_b), self.game),
-            contest_a=contest(self.judge_a(both.image_a), self.judge_a(old_a), self.game),
+            contest_b=contest(self.judge_b(real_b), self.judge_b(old_b), self.game),
+            contest_a=contest(self.judge_a(real_a), self.judge_a(old_a), self.game),
         )
+
+    def with_next(
+        self,
+        image: Tensor,
+        neighbour: Neighbour | None,
+        generator: ResnetGenerator | Pix2pixGenerator | None = None,
+    ) -> Tensor:
+        """What a discriminator sees: (B, judged * C, *spatial), the image and the next slice up.
+
+        Args:
+            image: (B, C, *spatial).
+            neighbour: of what it is, or was drawn from.
+            generator: that drew it, and shall draw the next; None for a real image.
+
+        Raises:
+            UsageError: two are judged at once, and the batch brings no neighbours.
+        """
+        if self.judged == 1:
+            return image
+        if neighbour is None:
+            raise UsageError(
+                "two slices are judged at once, but this batch brings no neighbours: call `follow` "
+                "on the windows"
+            )
+        slab = neighbour.slab
+        following = self.drawn(generator, slab) if generator else self.centre(slab)
+        return torch.cat([image, following], dim=1)
 
     def translate(self, source: Tensor, *, target: Tensor | None = None) -> Tensor:
         """One pass of the generator from the source's side to the target's."""

@@ -193,12 +193,14 @@ def test_variants_are_their_system_but_for_a_part_of_the_recipe() -> None:
     for name, variant in variants.items():
         plain, config = (one.configured(s, chosen, 50) for s in (variant["system"], name))
         assert config != plain
-        parts = ("guidance", "view")
+        parts = ("guidance", "view", "arguments")
         same = {part: getattr(plain, part) for part in parts}
         assert dataclasses.replace(config, **same) == plain
     guided = one.configured("cyclegan+guidance-unsure", chosen, 50)
     assert (guided.system, guided.guidance.confidence) == ("cyclegan", False)
     assert (guided.guidance.weight, guided.view.slices) == (10.0, 1)
+    judged = one.configured("cyclegan+two-judged", chosen, 50).arguments
+    assert judged == {**one.configured("cyclegan", chosen, 50).arguments, "judged": 2}
     slab = one.configured("cyclegan+slab", chosen, 50)
     assert (slab.guidance.weight, slab.view.slices, slab.view.spacing) == (0.0, 3, 2.0)
 

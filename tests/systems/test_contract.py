@@ -167,6 +167,11 @@ SMALL = {
         {"generator": "unet", "depth": 3, "features": 4, "patch": 1, "patch_features": 4},
         ["2-D many to many", "3-D"],
     ),
+    "cyclegan, two slices judged": Small(
+        "cyclegan",
+        {"features": 4, "blocks": 1, "patch": 1, "patch_features": 4, "pool": 3, "judged": 2},
+        ["2-D", "2-D many to many"],
+    ),
     "denoising_autoencoder": Small(
         "denoising_autoencoder", {"features": (4, 8), "grain": 4}, tuple(ALONE)
     ),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medi2i.batch import Batch, Pairing
+from medi2i.batch import Batch, Neighbour, Pairing
 from medi2i.errors import UsageError
 from medi2i.networks.resnet import ResnetGenerator
 from medi2i.systems.cyclegan import CycleGAN
@@ -307,3 +307,56 @@ def test_both_sides_need_as_many_contrasts() -> None:
 def test_a_generator_that_does_not_exist_is_named() -> None:
     with pytest.raises(UsageError, match='generator is "vit"; "resnet" or "unet"'):
         small(generator="vit")
+
+
+# ---- two slices judged at once
+
+
+def with_neighbours(slices: int = 1) -> Batch:
+    batch, above = batch_of(slices=slices), batch_of(slices=slices, seed=5)
+    assert above.target_slab is not None
+    field, inside = torch.zeros(2, 2, 16, 16), torch.ones(2, 1, 16, 16)
+    return replace(
+        batch,
+        neighbour=Neighbour(above.source, field, inside),
+        target_neighbour=Neighbour(above.target_slab, field, inside),
+    )
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+def test_two_slices_are_judged_at_once(slices: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = small(judged=2, slices=slices, pool=0)
+    assert system.motion == "still"
+    shown: dict[str, list[Tensor]] = {"judge_a": [], "judge_b": []}
+    for name, images in shown.items():
+        judge = getattr(system, name)
+        forward = judge.forward
+
+        def seen(image: Tensor, images: Any = images, forward: Any = forward) -> Any:
+            images.append(image.detach())
+            return forward(image)
+
+        monkeypatch.setattr(judge, "forward", seen)
+    batch = with_neighbours(slices)
+    assert batch.neighbour is not None
+    assert batch.target_neighbour is not None
+    assert batch.target_slab is not None
+    list(system.play(batch))
+    with torch.no_grad():
+        drawn_b = [system.translate(s) for s in (batch.source, batch.neighbour.slab)]
+        drawn_a = [system.way_back(s) for s in (batch.target_slab, batch.target_neighbour.slab)]
+    real_a = [system.centre(s) for s in (batch.source, batch.neighbour.slab)]
+    real_b = [system.centre(s) for s in (batch.target_slab, batch.target_neighbour.slab)]
+    for name, drawn, real in (("judge_a", drawn_a, real_a), ("judge_b", drawn_b, real_b)):
+        deceived, judged_real, judged_fake = shown[name]
+        torch.testing.assert_close(deceived, torch.cat(drawn, 1))
+        torch.testing.assert_close(judged_real, torch.cat(real, 1))
+        torch.testing.assert_close(judged_fake, torch.cat(drawn, 1))
+
+
+def test_what_two_slices_need() -> None:
+    with pytest.raises(UsageError, match="this batch brings no neighbours"):
+        next(iter(small(judged=2).play(batch_of())))
+    for wrong in ({"judged": 3}, {"judged": 2, "dims": 3}):
+        with pytest.raises(UsageError, match="1 was expected, or 2 for slices"):
+            small(**wrong)
