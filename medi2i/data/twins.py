@@ -24,7 +24,7 @@ __all__ = ["TWINS", "TwinWindows", "twin_of"]
 
 TWINS = "twins"
 """What `labels` says for healthy twins."""
-ILL = 0.5
+ILL = 0.75
 """Share of windows that are drawn where a person differs from the twin."""
 DIFFERS = 0.1
 """By how much a voxel must, of a range of 2."""
@@ -35,7 +35,7 @@ FEWEST = 20
 class TwinWindows(Windows):
     """An endless, numbered supply of windows: what a person looks like, and the healthy twin.
 
-    Half of them lie where the two differ, as far as somebody is ill. Both have the person's
+    Three quarters of them lie where the two differ, as far as somebody is ill. Both have the person's
     intensity scale. What augmentation does to looks is done to both; its noise, which would tell
     them apart, is left out.
 
