@@ -35,9 +35,9 @@ FEWEST = 20
 class TwinWindows(Windows):
     """An endless, numbered supply of windows: what a person looks like, and the healthy twin.
 
-    Three quarters of them lie where the two differ, as far as somebody is ill. Both have the person's
-    intensity scale. What augmentation does to looks is done to both; its noise, which would tell
-    them apart, is left out.
+    Three quarters of them lie where the two differ, as far as somebody is ill. Both have the
+    person's intensity scale. What augmentation does to looks is done to both; its noise, which
+    would tell them apart, is left out.
 
     Args:
         cohort: subjects; those without a twin are left out.

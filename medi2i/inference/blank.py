@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 __all__ = ["AIR", "MARGIN", "Box", "blank_air", "worth_a_look"]
 
@@ -17,8 +17,7 @@ LEAST = 0.05
 MARGIN = 8
 """Voxels of air that are kept around a head, in the planes that a network sees."""
 STEP = 16
-"""Voxels that sides are rounded up to where there is room, so that scans of a cohort are alike."""
-_NEAR = 1e-3
+"""Voxels that the ends of the sides are rounded to."""
 
 Box = tuple[slice, slice, slice]
 
@@ -29,31 +28,39 @@ def blank_air(normalised: Tensor) -> Tensor | None:
     A stripped or blanked scan has one exact value outside the head; a network's haze has no
     business there. Scans with noisy air have no such value and are left alone.
     """
-    blank = (normalised == AIR).all(0)
-    if float(blank.float().mean()) < LEAST:
+    head = (normalised != AIR).any(0)
+    if 1 - int(head.count_nonzero()) / head.numel() < LEAST:
         return None
-    head = functional.max_pool2d((~blank).float().permute(2, 0, 1)[None], 3, stride=1, padding=1)
-    return head[0].permute(1, 2, 0) == 0
+    for axis in (0, 1):
+        wider = head.clone()
+        size = head.shape[axis] - 1
+        wider.narrow(axis, 0, size).logical_or_(head.narrow(axis, 1, size))
+        wider.narrow(axis, 1, size).logical_or_(head.narrow(axis, 0, size))
+        head = wider
+    return head.logical_not_()
 
 
-def worth_a_look(normalised: Tensor, margins: Sequence[int]) -> Box:
-    """The part of (C, X, Y, Z) around everything that is not blank air; all where all is.
+def worth_a_look(air: Tensor, shape: Sequence[int], margins: Sequence[int]) -> Box:
+    """The part of a volume around everything that is not blank air; all where all is.
 
     Args:
-        margins: voxels of air that are kept along each axis; a side with `MARGIN` is rounded up to
-            whole `STEP`, as far as the scan goes.
+        air: (X, Y, Z) bool, of :func:`blank_air`.
+        shape: (X, Y, Z) of the volume, which shows the same at its own resolution.
+        margins: voxels of air that are kept along each axis; a side with `MARGIN` is rounded to
+            whole `STEP`, as far as the scan goes, so that networks which shrink their images by
+            that keep the grid they would have.
     """
-    there = ((normalised - AIR).abs() > _NEAR).any(0)
+    if bool(air.all()):
+        air = torch.zeros(1, 1, 1, dtype=torch.bool)
     box = []
-    for axis, margin in enumerate(margins):
-        others = [other for other in range(3) if other != axis]
-        places = torch.nonzero(there.any(dim=others[1]).any(dim=others[0])).flatten()
-        whole = there.shape[axis]
-        if not len(places):
-            return slice(0, there.shape[0]), slice(0, there.shape[1]), slice(0, there.shape[2])
-        low, high = int(places[0]) - margin, int(places[-1]) + 1 + margin
+    for axis, (size, margin) in enumerate(zip(shape, margins, strict=True)):
+        first, second = (other for other in range(3) if other != axis)
+        places = torch.nonzero(~air.all(dim=second).all(dim=first)).flatten()
+        scale = size / air.shape[axis]
+        low = math.floor(int(places[0]) * scale) - margin
+        high = math.ceil((int(places[-1]) + 1) * scale) + margin
         if margin >= MARGIN:
             low, high = low // STEP * STEP, -(-high // STEP) * STEP
-        box.append(slice(max(0, low), min(whole, high)))
+        box.append(slice(max(0, low), min(size, high)))
     x, y, z = box
     return x, y, z

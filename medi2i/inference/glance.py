@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from medi2i.contrasts import Contrast
 from medi2i.errors import DimensionError, IntensityError, ModelError
@@ -104,14 +105,17 @@ class Glance:
 
     @cached_property
     def marked_mask(self) -> NDArray[np.bool_]:
-        """(X, Y, Z) on the scan's own grid and axes: what is :attr:`marked`."""
-        return self._drawn(self.marked)
+        """(X, Y, Z) on the scan's own grid and axes: what is :attr:`marked`, roughly."""
+        return self._drawn(self.marked, fast=True)
 
-    def _drawn(self, coarse_mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def _drawn(self, coarse_mask: NDArray[np.bool_], *, fast: bool = False) -> NDArray[np.bool_]:
         canonical = self._volume.canonical()
-        drawn = torch.from_numpy(coarse_mask.astype(np.float32))
-        fine = resize(drawn[None], canonical.shape)[0].numpy() > 0.5
-        there = canonical.like(fine).oriented_as(self._volume)
+        drawn = torch.from_numpy(coarse_mask.astype(np.float32))[None]
+        if fast:  # linear
+            fine = functional.interpolate(drawn[None], canonical.shape, mode="trilinear")[0, 0]
+        else:
+            fine = resize(drawn, canonical.shape)[0]
+        there = canonical.like(fine.numpy() > 0.5).oriented_as(self._volume)
         return there.voxels > 0.5
 
 

@@ -113,7 +113,7 @@ class Prepared:
             self.passes = passes_of(quality, reference.spacing, model.view.dims)
             self._box: Box = (slice(None), slice(None), slice(None))
             if self._air is not None:
-                self._box = worth_a_look(self._tensor, self._margins())
+                self._box = worth_a_look(self._air, self.working_shape, self._margins())
             self._seen = self._tensor[:, *self._box]
 
     def through(

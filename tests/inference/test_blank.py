@@ -51,8 +51,37 @@ def normalised() -> Tensor:
     return torch.from_numpy(scan())[None] / 500 - 1
 
 
+def test_air_is_what_is_blank_but_for_a_rim_in_the_plane() -> None:
+    air = blank_air(normalised())
+    assert air is not None
+    x, y, z = THERE
+    rim = slice(x.start - 1, x.stop + 1), slice(y.start - 1, y.stop + 1), z
+    expected = torch.ones(SHAPE, dtype=torch.bool)
+    expected[rim] = False
+    assert torch.equal(air, expected)
+    assert blank_air(torch.from_numpy(scan(noise=20))[None] / 500 - 1) is None
+
+
+def test_every_contrast_counts() -> None:
+    both = normalised().repeat(2, 1, 1, 1)
+    both[1, 3, 4, 5] = 0.0
+    air, alone = blank_air(both), blank_air(normalised())
+    assert air is not None
+    assert alone is not None
+    assert int((alone & ~air).sum()) == 9
+    x, y, z = worth_a_look(air, SHAPE, (MARGIN, MARGIN, 0))
+    assert (x.start, y.start, z.start) == (0, 0, 5)
+
+
+def around(*inside: slice, shape: tuple[int, int, int] = SHAPE) -> Tensor:
+    """Air around a box."""
+    air = torch.ones(shape, dtype=torch.bool)
+    air[inside] = False
+    return air
+
+
 def test_the_box_holds_the_head_its_margin_and_whole_steps() -> None:
-    x, y, z = worth_a_look(normalised(), (MARGIN, MARGIN, 1))
+    x, y, z = worth_a_look(around(*THERE), SHAPE, (MARGIN, MARGIN, 1))
     assert (x, y, z) == (slice(32, 80), slice(16, 80), slice(11, 31))
     for side, inside in zip((x, y), THERE, strict=False):
         assert side.start % STEP == 0
@@ -60,22 +89,19 @@ def test_the_box_holds_the_head_its_margin_and_whole_steps() -> None:
         assert side.stop >= inside.stop + MARGIN
 
 
+def test_the_box_is_of_the_resolution_that_is_worked_at() -> None:
+    finer = (180, 50, 40)  # twice as fine, half as fine
+    x, y, z = worth_a_look(around(*THERE), finer, (MARGIN, MARGIN, 0))
+    assert (x, y, z) == (slice(64, 128), slice(0, 48), slice(12, 30))
+
+
 def test_the_box_ends_with_the_scan() -> None:
-    image = normalised()[:, 38:62, :90]
-    x, y, _ = worth_a_look(image, (MARGIN, MARGIN, 1))
+    shape = (24, 90, 40)
+    x, y, _ = worth_a_look(around(slice(3, 22), THERE[1], shape=shape), shape, (8, 8, 1))
     assert (x, y) == (slice(0, 24), slice(16, 80))
-    assert worth_a_look(torch.full((2, 5, 6, 7), -1.0), (8, 8, 8)) == (
-        slice(0, 5),
-        slice(0, 6),
-        slice(0, 7),
-    )
-
-
-def test_every_contrast_counts() -> None:
-    image = normalised().repeat(2, 1, 1, 1)
-    image[1, 3, 4, 5] = 0.0
-    x, y, z = worth_a_look(image, (MARGIN, MARGIN, 0))
-    assert (x.start, y.start, z.start) == (0, 0, 5)
+    whole = (slice(0, 5), slice(0, 6), slice(0, 7))
+    nothing = torch.ones(5, 6, 7, dtype=torch.bool)
+    assert worth_a_look(nothing, (5, 6, 7), (8, 8, 8)) == whole
 
 
 def test_air_with_noise_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
