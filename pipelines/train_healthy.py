@@ -1,6 +1,6 @@
 """The weights that `medi2i anomaly` uses by itself, from simulated heads and their healthy twins.
 
-    python pipelines/train_healthy.py DATA RUN [--heads 120] [--install]
+    python pipelines/train_healthy.py DATA RUN [--heads 96] [--install]
 
 DATA holds anatomy/ (label maps at 1 mm), lesions/ (shapes), and openms/ and lgg/ with experts'
 masks. The story: simulate heads with every kind of lesion and each one's healthy twin; learn by
@@ -29,6 +29,7 @@ from skimage.metrics import structural_similarity
 import medi2i
 from medi2i.anomaly.calibration import Calibration, calibrate
 from medi2i.anomaly.find import CARD, Anomalies, anomalies_in
+from medi2i.anomaly.intensity import HEALTHY_FLAIR
 from medi2i.anomaly.tissue import eroded, find_brain
 from medi2i.contrasts import Contrast
 from medi2i.data.cohort import Subject, find_cohort
@@ -41,6 +42,8 @@ from medi2i.volume import Volume, load_volume
 HERE = Path(__file__).parent
 FLAIR = Contrast.FLAIR
 Mask = NDArray[np.bool_]
+UNUSED = HEALTHY_FLAIR
+"""Nobody asks for a threshold here."""
 FAR = 2.0
 """Millimetres from an expert's lesion beyond which tissue counts as healthy."""
 
@@ -50,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--heads", type=int, default=120)
+    parser.add_argument("--heads", type=int, default=96)
     parser.add_argument("--install", action="store_true")
     chosen = parser.parse_args()
     data, run = chosen.data, chosen.run
@@ -90,7 +93,7 @@ def calibration(model: Model, people: tuple[Subject, ...]) -> Calibration:
         mask = expert_mask(subject, scan)
         if mask is None:
             continue
-        found = anomalies_in({FLAIR: scan}, model=model)
+        found = anomalies_in({FLAIR: scan}, model=model, calibration=UNUSED)
         away = ndimage.distance_transform_edt(~mask, sampling=scan.spacing) > FAR
         maps.append(found.scores.voxels)
         healthy.append(found.brain & away)
@@ -108,7 +111,7 @@ def against_twins(model: Model, people: tuple[Subject, ...]) -> dict[str, dict[s
     table: dict[str, dict[str, float]] = {}
     for subject, scan, twin, lesions in twins(people):
         brain = find_brain(scan).mask
-        found = anomalies_in({FLAIR: scan}, model=model, brain=brain)
+        found = anomalies_in({FLAIR: scan}, model=model, brain=brain, calibration=UNUSED)
         table[subject.name] = _scores(found, scan, twin, lesions, brain)
     ill = [row for row in table.values() if "ill_in_lesions" in row]
     columns = {key for row in table.values() for key in row}

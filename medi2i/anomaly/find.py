@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from medi2i.anomaly.calibration import Calibration, own_calibration
 from medi2i.anomaly.intensity import HEALTHY_FLAIR, SIGMA, intensity_scores
 from medi2i.anomaly.lesions import Lesion, find_lesions
+from medi2i.anomaly.table import BASELINE
 from medi2i.anomaly.tissue import Brain, eroded, find_brain, is_stripped, smoothed
 from medi2i.choices import called
 from medi2i.contrasts import Contrast
@@ -22,17 +24,20 @@ from medi2i.inference.prepared import Prepared, Watch
 from medi2i.inference.translate import Scans, by_contrast, load_scans
 from medi2i.model import Model
 from medi2i.volume import Volume
+from medi2i.zoo import load_model
 
 __all__ = [
     "CARD",
     "HEALTHY",
     "RATE",
+    "SHIPPED",
     "SMALLEST",
     "Anomalies",
     "anomalies_in",
     "change_scores",
     "check_model",
     "find_anomalies",
+    "model_called",
     "pseudo_healthy",
 ]
 
@@ -40,6 +45,8 @@ Mask = NDArray[np.bool_]
 
 HEALTHY = "healthy"
 """The domain that a model is asked for."""
+SHIPPED = "healthy"
+"""The model that comes with medi2i: FLAIR as it would be without lesions."""
 RATE = 0.001
 """Share of healthy tissue that may be taken for a lesion."""
 SMALLEST = 30.0
@@ -99,7 +106,7 @@ def find_anomalies(
     scan: Scans,
     *,
     source: str | Contrast | None = None,
-    model: Model | None = None,
+    model: Model | str | Path = SHIPPED,
     rate: float = RATE,
     smallest: float = SMALLEST,
     calibration: Calibration | None = None,
@@ -114,7 +121,8 @@ def find_anomalies(
         scan: a volume or a path; several, or a mapping from contrast to scan, for a model that
             takes several contrasts.
         source: the contrast of `scan`, where its name or side-car does not say.
-        model: makes the pseudo-healthy image; without one a FLAIR is judged by intensity.
+        model: makes the pseudo-healthy image: a model, the name of a shipped or installed one, or
+            its folder. "intensity" judges FLAIR by its brightness alone.
         rate: share of healthy tissue that may be taken for a lesion.
         smallest: mm3 that a lesion has at least.
         calibration: what healthy tissue scores; by default the model's own, or that of the
@@ -129,7 +137,7 @@ def find_anomalies(
     """
     return anomalies_in(
         load_scans(by_contrast(scan, source)),
-        model=model,
+        model=model if isinstance(model, Model) else model_called(model),
         rate=rate,
         smallest=smallest,
         calibration=calibration,
@@ -156,6 +164,7 @@ def anomalies_in(
     """Look for what is not normal in loaded scans of known contrasts; see :func:`find_anomalies`.
 
     Args:
+        model: loaded; None for intensity alone.
         watch: called with (windows done, windows in all).
     """
     if not smallest >= 0:
@@ -167,7 +176,7 @@ def anomalies_in(
     elif set(scans) != {Contrast.FLAIR}:
         raise ContrastError(
             f"intensity alone finds lesions in FLAIR, where they are bright; {_names(scans)} came: "
-            "name a model with --model (in Python: model=)"
+            "name a model of them with --model (in Python: model=)"
         )
     contrast, scan = next(iter(scans.items()))
     warnings: list[str] = []
@@ -220,6 +229,19 @@ def anomalies_in(
         engine=ran.record() if ran else {},
         warnings=tuple(warnings),
     )
+
+
+def model_called(name: str | Path) -> Model | None:
+    """A model that makes healthy images, by its name or folder; None for "intensity".
+
+    Raises:
+        ModelError: there is none, or it cannot be asked for a healthy image.
+    """
+    if str(name) == BASELINE:
+        return None
+    model = load_model(name)
+    check_model(model)
+    return model
 
 
 def check_model(model: Model) -> None:

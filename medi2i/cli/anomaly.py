@@ -39,12 +39,13 @@ def anomaly(
         Path | None, typer.Option("-o", "--output", help="Folder; beside the input.")
     ] = None,
     model: Annotated[
-        str | None,
+        str,
         typer.Option(
-            metavar="FOLDER",
-            help="A model that turns scans healthy; without one FLAIR is judged by intensity.",
+            metavar="NAME",
+            help="A model that turns scans healthy: a name or a folder; `intensity` judges FLAIR "
+            "by its brightness alone.",
         ),
-    ] = None,
+    ] = "healthy",
     source: Annotated[
         str | None,
         typer.Option(
@@ -77,23 +78,22 @@ def anomaly(
 ) -> None:
     """Show what is not normal in scans. For research only; not a medical device.
 
-    With a model that was trained on healthy and diseased images: the scan as it might be without
-    lesions, and the difference. Without one: what is brighter in FLAIR than healthy tissue is.
-    Either way a map of anomalies, the lesions by number, a table of them (volume, centre in mm of
-    world coordinates, peak, mean), a picture, and side-cars with the score of the whole image.
+    The scan as it might be without lesions, and the difference; with `--model intensity` only what
+    is brighter in FLAIR than healthy tissue is. Either way a map of anomalies, the lesions by
+    number, a table of them (volume, centre in mm of world coordinates and, for scans registered to
+    it, of MNI space, peak, mean), a picture, and side-cars with the score of the whole image.
 
     Each scan is looked at by itself; a model of several contrasts takes the scans of one head.
 
     Exit codes: 0 done, 1 some inputs failed, 2 usage, 3 bad input, 4 bad model, 130 interrupted.
     """
     from medi2i.anomaly.files import Places, check_places
-    from medi2i.anomaly.find import check_model
+    from medi2i.anomaly.find import model_called
     from medi2i.contrasts import Contrast
     from medi2i.errors import InputError, Medi2iError, UsageError
     from medi2i.formats.names import EXTENSIONS
     from medi2i.inference.engines import check_engine
     from medi2i.inference.translate import choose_device
-    from medi2i.zoo import load_model
 
     try:
         given = None if source is None else Contrast.parse(source)
@@ -104,9 +104,7 @@ def anomaly(
     if not 0 < rate < 1:
         raise UsageError(f"--rate is {rate:g}; a share between 0 and 1 was expected")
     check_engine(engine, choose_device(device).type)  # refuse what is not there
-    loaded = None if model is None else load_model(model)
-    if loaded is not None:
-        check_model(loaded)
+    loaded = model_called(model)
     together = loaded is not None and loaded.task.inputs > 1
     heads = [list(scans)] if together else [[scan] for scan in scans]
     places = [Places.of(head[0], output, healthy=loaded is not None) for head in heads]
@@ -171,7 +169,7 @@ def _look(
     head: Sequence[Path],
     places: Places,
     model: Model | None,
-    called: str | None,
+    called: str,
     given: Contrast | None,
     volume: int | None,
     *,
@@ -208,7 +206,11 @@ def _look(
         warnings=tuple(doubts),
         overwrite=overwrite,
     )
-    page = _page(places, volumes, called, overwrite=overwrite) if report else None
+    page = (
+        _page(places, volumes, None if model is None else called, overwrite=overwrite)
+        if report
+        else None
+    )
     return {
         "input": [str(path) for path in head],
         "output": {name: str(path) for name, path in places.maps.items()},

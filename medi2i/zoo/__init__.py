@@ -158,4 +158,4 @@ def find_model(sources: Sequence[Contrast], target: Contrast) -> str:
 def _serves(task: Task, sources: Sequence[Contrast], target: Contrast) -> bool:
     one = len(sources) == 1 and task.on_demand and sources[0] in task.sources
     same = not task.on_demand and set(sources) == set(task.sources)
-    return (one or same) and target in task.targets
+    return (one or same) and target in task.targets and not task.domains

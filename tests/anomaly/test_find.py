@@ -170,7 +170,7 @@ def test_a_scan_too_thin_to_be_judged_is_taken_whole_with_a_warning() -> None:
 
 
 def test_the_baseline_finds_the_bright_spot_and_says_where() -> None:
-    found = find_anomalies(flair(), smallest=50)
+    found = find_anomalies(flair(), model="intensity", smallest=50)
     (lesion,) = found.lesions
     assert 0.1 < lesion.volume_ml <= 75 * 4 / 1000  # smoothing takes the rim
     # voxel (12, 22, 6) by the affine
@@ -179,8 +179,8 @@ def test_the_baseline_finds_the_bright_spot_and_says_where() -> None:
     assert found.probability.voxels[12, 22, 6] > 1 - found.rate
     assert not found.labels.voxels[20:, :, :].any()
     assert found.healthy is None
-    assert found.score > find_anomalies(flair(lesion=False), smallest=50).score
-    assert find_anomalies(flair(), smallest=400).lesions == ()
+    assert found.score > find_anomalies(flair(lesion=False), model="intensity", smallest=50).score
+    assert find_anomalies(flair(), model="intensity", smallest=400).lesions == ()
 
 
 def test_the_baseline_is_for_flair() -> None:

@@ -34,7 +34,7 @@ def names(folder: Path) -> list[str]:
 def test_the_baseline_writes_maps_table_picture_and_sidecars(
     call: Call, scan: Path, tmp_path: Path
 ) -> None:
-    answer = call("anomaly", scan, "-o", tmp_path / "out")
+    answer = call("anomaly", scan, "-o", tmp_path / "out", "--model", "intensity")
     assert answer.code == 0, answer.err
     assert "1 lesion, 0." in answer.out
     assert names(tmp_path / "out") == sorted(WRITTEN)
@@ -108,7 +108,8 @@ def test_a_page_that_exists_is_kept_before_the_work(call: Call, scan: Path, tmp_
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--from", "t1"], 3, "intensity alone finds lesions in FLAIR"),
+        (["--from", "t1"], 3, 'model "healthy" turns FLAIR'),
+        (["--from", "t1", "--model", "intensity"], 3, "intensity alone finds lesions in FLAIR"),
         (["--from", "t9"], 2, "t9"),
         (["--rate", "0.9"], 2, "healthy tissue was measured"),
         (["--rate", "2"], 2, "between 0 and 1"),
@@ -155,7 +156,7 @@ def test_a_registered_scan_has_places_in_the_template(call: Call, scan: Path) ->
     moved = sitk.TranslationTransform(3, (-3.0, 4.0, 5.0))  # LPS, template -> scan
     name = "sub-1_from-FLAIR_to-MNI152NLin6Asym_mode-image_xfm.txt"
     sitk.WriteTransform(moved, str(scan.with_name(name)))
-    assert call("anomaly", scan).code == 0
+    assert call("anomaly", scan, "--model", "intensity").code == 0
     table = scan.with_name("sub-1_FLAIR_desc-synth_lesions.tsv").read_text().splitlines()
     cells = dict(zip(*(line.split("\t") for line in table), strict=True))
     own, there = ([float(cells[f"{a}_{of}mm"]) for a in "xyz"] for of in ("", "mni_"))
