@@ -3,11 +3,11 @@
     python pipelines/train_healthy.py DATA RUN [--heads 96] [--install]
 
 DATA holds anatomy/ (label maps at 1 mm), lesions/ (shapes), and openms/ and lgg/ with experts'
-masks. The story: simulate heads with every kind of lesion and each one's healthy twin; learn by
-configs/healthy.yaml to turn the one into the other; score against the twins that were held back;
-see what healthy tissue of real scans scores, which gives the threshold; score on real scans, beside
-the baseline of intensity. RUN keeps everything, and a run that was stopped goes on. With --install
-the model replaces the shipped one.
+masks. The story: simulate heads with every kind of lesion, in any shape but those of the people in
+openms/, and each one's healthy twin; learn by configs/healthy.yaml to turn the one into the other;
+score against the twins that were held back; see what healthy tissue of real scans scores, which
+gives the threshold; score on real scans, beside the baseline of intensity. RUN keeps everything,
+and a run that was stopped goes on. With --install the model replaces the shipped one.
 """
 
 from __future__ import annotations
@@ -58,9 +58,11 @@ def main() -> None:
     chosen = parser.parse_args()
     data, run = chosen.data, chosen.run
 
-    heads, trained = run / "heads", run / "training"
+    heads, trained, shapes = run / "heads", run / "training", run / "shapes"
+    known_people = find_cohort(data / "openms").having((FLAIR,)).subjects
+    of_others(data / "lesions", shapes, {subject.name for subject in known_people})
     told = ["--subjects", chosen.heads, "--contrasts", "flair", "--lesions", "mixed", "--twins"]
-    places = ["--anatomy", data / "anatomy", "--shapes", data / "lesions"]
+    places = ["--anatomy", data / "anatomy", "--shapes", shapes]
     told += ["--seed", 11, "--validation", 0.1, "--skip-existing"]
     medi2i_("simulate", heads, *told, *places)
     config = HERE.parent / "configs" / "healthy.yaml"
@@ -68,7 +70,7 @@ def main() -> None:
     medi2i_("train", config, "--data", heads, "-o", trained, "--cache", run / "cache", *more)
 
     model = medi2i.load_model(trained / "last")
-    known = calibration(model, find_cohort(data / "openms").having((FLAIR,)).subjects)
+    known = calibration(model, known_people)
     model = replace(model, card={**model.card, CARD: known.as_dict()})
     write_model(model, run / "model")
     table = against_twins(model, find_cohort(heads).split("val").subjects)
@@ -83,6 +85,15 @@ def main() -> None:
         home.mkdir(exist_ok=True)
         for name in ("weights.safetensors", "model.json"):
             shutil.copyfile(run / "model" / name, home / name)
+
+
+def of_others(masks: Path, shapes: Path, people: set[str]) -> None:
+    """Copy the lesion masks that are not of these people: ms-07.nii.gz is of sub-MS07."""
+    shapes.mkdir(parents=True, exist_ok=True)
+    for mask in sorted(masks.glob("*.nii.gz")):
+        person = "sub-" + mask.name.removesuffix(".nii.gz").replace("ms-", "MS")
+        if person not in people:
+            shutil.copyfile(mask, shapes / mask.name)
 
 
 def calibration(model: Model, people: tuple[Subject, ...]) -> Calibration:

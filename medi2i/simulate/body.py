@@ -27,6 +27,7 @@ __all__ = [
     "LabelledBody",
     "brain_of",
     "check_labels",
+    "limbic_of",
     "parenchyma_of",
     "read_labels",
 ]
@@ -40,6 +41,16 @@ FLUID_AROUND, HEAD, SOFT_TISSUE, FAT = 24, 500, 507, 600
 """Labels: fluid between brain and skull; from HEAD on the head; soft tissue, a part of it fat."""
 WHITE = (2, 41)
 """Labels of cerebral white matter."""
+CORTEX, LIMBIC = (3, 42), 499
+"""Labels of cerebral cortex, and of the part of it that is brighter in T2w and FLAIR."""
+_NEAR = {
+    "insula": ((12, 51), 9.0),
+    "parahippocampal": ((17, 53), 6.0),
+    "cingulate": ((4, 43), 18.0),
+}
+"""Where that lies: within so many mm of putamen, hippocampus, lateral ventricle."""
+_MEDIAL = 9.0
+"""And, the last, within so many mm of the other hemisphere."""
 _FLUID = (4, 43, 5, 44, 14, 15, 24, 72)
 
 
@@ -111,6 +122,7 @@ class LabelledBody:
         new = drawn.labels(cut) if drawn is not None else cut[:: int(rng.choice((-1, 1)))].copy()
         for lesion, white in zip((25, 57), WHITE, strict=True):
             new[new == lesion] = white  # the map's own lesions: people get those that are drawn
+        new[limbic_of(new)] = LIMBIC
         fat = _patches(new.shape, rng) > rng.uniform(-0.8, 0.2)
         new[(new == SOFT_TISSUE) & fat] = FAT  # maps call all soft tissue one thing
         affine = np.eye(4)
@@ -207,6 +219,24 @@ def parenchyma_of(labels: NDArray[np.integer[Any]]) -> Mask:
     """The brain's own tissue, without its fluid."""
     inside: Mask = (labels > 0) & (labels < HEAD) & ~np.isin(labels, _FLUID)
     return inside
+
+
+def limbic_of(labels: NDArray[np.integer[Any]]) -> Mask:
+    """Cortex of cingulum, insula and around the hippocampus, which label maps call cortex, 1 mm."""
+    coarse = labels[::2, ::2, ::2]
+
+    def near(values: tuple[int, ...], reach: float) -> Mask:
+        if not (there := np.isin(coarse, values)).any():
+            return there
+        within: Mask = ndimage.distance_transform_edt(~there, sampling=2.0) <= reach
+        return within
+
+    (left, right), close = CORTEX, {name: near(*place) for name, place in _NEAR.items()}
+    medial = near((left, WHITE[0]), _MEDIAL) & near((right, WHITE[1]), _MEDIAL)
+    chosen = close["insula"] | close["parahippocampal"] | (close["cingulate"] & medial)
+    whole = chosen.repeat(2, 0).repeat(2, 1).repeat(2, 2)[tuple(slice(n) for n in labels.shape)]
+    limbic: Mask = whole & np.isin(labels, CORTEX)
+    return limbic
 
 
 def _cropped(labels: NDArray[np.integer[Any]]) -> NDArray[np.int16]:

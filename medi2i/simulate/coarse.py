@@ -254,7 +254,8 @@ def _signals(contrast: Contrast, style: Style, rng: np.random.Generator) -> dict
 def _arbitrary(rng: np.random.Generator) -> dict[Tissue, float]:
     """Any signal for any tissue, but none for air; the brain's own grey and white stay alike."""
     signals = {tissue: float(rng.uniform(0.05, 1.0)) for tissue in Tissue}
-    for tissue in (Tissue.STRIATUM, Tissue.THALAMUS, Tissue.PALLIDUM, Tissue.CHOROID_PLEXUS):
+    alike = (Tissue.LIMBIC, Tissue.STRIATUM, Tissue.THALAMUS, Tissue.PALLIDUM)
+    for tissue in (*alike, Tissue.CHOROID_PLEXUS):
         signals[tissue] = signals[Tissue.CORTEX] * math.exp(rng.normal(0, 0.15))
     signals[Tissue.BRAIN_STEM] = signals[Tissue.WHITE_MATTER] * math.exp(rng.normal(0, 0.1))
     signals[Tissue.AIR] = 0.0

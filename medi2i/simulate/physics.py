@@ -42,6 +42,7 @@ class Tissue(Enum):
     AIR = "air"
     WHITE_MATTER = "white matter"
     CORTEX = "cortex"
+    LIMBIC = "limbic and insular cortex"
     STRIATUM = "striatum"
     PALLIDUM = "pallidum"
     THALAMUS = "thalamus"
@@ -78,8 +79,8 @@ _LEFT_RIGHT = {
     (11, 50): Tissue.STRIATUM,  # caudate
     (12, 51): Tissue.STRIATUM,  # putamen
     (13, 52): Tissue.PALLIDUM,
-    (17, 53): Tissue.CORTEX,  # hippocampus
-    (18, 54): Tissue.CORTEX,  # amygdala
+    (17, 53): Tissue.LIMBIC,  # hippocampus
+    (18, 54): Tissue.LIMBIC,  # amygdala
     (25, 57): Tissue.LESION,
     (26, 58): Tissue.STRIATUM,  # accumbens
     (28, 60): Tissue.BRAIN_STEM,  # ventral diencephalon
@@ -109,6 +110,7 @@ LABELS: Mapping[int, Tissue] = {
     516: Tissue.MARROW,
     530: Tissue.NERVE,  # optic
     # The values from here on are medi2i's own.
+    499: Tissue.LIMBIC,  # cingulate, insular and parahippocampal cortex
     600: Tissue.FAT,
     601: Tissue.LENS,
 }
@@ -148,12 +150,15 @@ class Relaxation:
 # 14 Damion et al. 2019, doi:10.1088/1361-6560/ab1442 (T2 of infarcts: + 1.4 to 1.9 ms an hour)
 # 15 Petrovic et al. 2016, doi:10.1016/j.forsciint.2016.02.032 (blood as it ages, 3 T: T1 333 to
 #    2153, T2 24 to 97; T2* keeps short)
+# 16 Georgiades et al. 2001, AJNR 22:1732 (1.5 T: T2 is longest in cingulum and hippocampus, then
+#    in the insula)
 # Between sources that disagree (white matter at 3 T: 832 to 1084 ms) a value inside their range
 # is taken. "~" marks a value carried over from the nearest measured tissue.
 _RELAXATION: dict[Tissue, tuple[Relaxation, Relaxation]] = {
     Tissue.AIR: (Relaxation(0.0, 1.0, 1.0, 1.0), Relaxation(0.0, 1.0, 1.0, 1.0)),
     Tissue.WHITE_MATTER: (Relaxation(0.70, 650, 76, 66), Relaxation(0.70, 870, 72, 53)),  # 1-5 9
     Tissue.CORTEX: (Relaxation(0.82, 1150, 95, 84), Relaxation(0.82, 1500, 96, 66)),  # 1-5 9
+    Tissue.LIMBIC: (Relaxation(0.83, 1170, 108, 94), Relaxation(0.83, 1530, 109, 74)),  # 16, ~
     Tissue.STRIATUM: (Relaxation(0.82, 1050, 85, 57), Relaxation(0.82, 1380, 80, 36)),  # 3 4 5
     Tissue.PALLIDUM: (Relaxation(0.76, 790, 68, 45), Relaxation(0.76, 1043, 60, 25)),  # 3 5, T2* ~
     Tissue.THALAMUS: (Relaxation(0.79, 930, 82, 65), Relaxation(0.79, 1218, 78, 50)),  # 3 5, T2* ~

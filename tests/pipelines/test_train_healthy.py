@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,22 +12,21 @@ from medi2i.data.cohort import find_cohort
 from medi2i.model import Model, build_system
 from medi2i.task import Task, View
 from medi2i.volume import Volume, save_volume
+from tests.pipelines.stories import story
 
 FLAIR = Contrast.FLAIR
 TASK = Task((FLAIR,), (FLAIR,), domains=("healthy",))
 SPOT = (slice(8, 14), slice(8, 14), slice(4, 7))
+train_healthy = story("train_healthy")
 
 
-@pytest.fixture(scope="module")
-def story() -> ModuleType:
-    """The story as a module."""
-    path = Path(__file__).resolve().parents[2] / "pipelines" / "train_healthy.py"
-    spec = importlib.util.spec_from_file_location("train_healthy", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def test_nobody_is_scored_on_lesions_of_their_own(tmp_path: Path) -> None:
+    masks, shapes = tmp_path / "lesions", tmp_path / "shapes"
+    masks.mkdir()
+    for name in ("ms-07", "ms-08", "stroke-07"):
+        (masks / f"{name}.nii.gz").write_bytes(name.encode())
+    train_healthy.of_others(masks, shapes, {"sub-MS07", "sub-MS26"})
+    assert sorted(path.name for path in shapes.iterdir()) == ["ms-08.nii.gz", "stroke-07.nii.gz"]
 
 
 @pytest.fixture
@@ -51,12 +48,12 @@ def study(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_an_image_is_scored_against_the_twin(story: ModuleType, study: Path) -> None:
+def test_an_image_is_scored_against_the_twin(study: Path) -> None:
     arguments = {"features": [4, 8], "head": "exact"}
     view = View()
     system = build_system("denoising_autoencoder", arguments, TASK, view).eval()
     same = Model("same", "denoising_autoencoder", arguments, TASK, view, system)
-    table = story.against_twins(same, find_cohort(study).subjects)
+    table = train_healthy.against_twins(same, find_cohort(study).subjects)
     ill, healthy, mean = table["sub-1"], table["sub-2"], table["mean"]
     assert (mean["people"], mean["with_lesions"]) == (2, 1)
     # 300 of the 99.5th percentile, by a network that changes nothing
@@ -70,11 +67,11 @@ def test_an_image_is_scored_against_the_twin(story: ModuleType, study: Path) -> 
     assert "ill_in_lesions" not in healthy
 
 
-def test_healthy_tissue_is_what_lies_far_from_lesions(story: ModuleType, study: Path) -> None:
+def test_healthy_tissue_is_what_lies_far_from_lesions(study: Path) -> None:
     arguments = {"features": [4, 8]}
     view = View()
     system = build_system("denoising_autoencoder", arguments, TASK, view).eval()
     model = Model("some", "denoising_autoencoder", arguments, TASK, view, system)
-    known = story.calibration(model, find_cohort(study).subjects)
+    known = train_healthy.calibration(model, find_cohort(study).subjects)
     assert known.origin.endswith("FLAIR of 1")
     assert known.threshold(0.05) > known.threshold(0.5) > 0

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from medi2i.contrasts import Contrast
 from medi2i.errors import ContrastError, UsageError
 from medi2i.simulate import SpinEcho, procedural_head
-from medi2i.simulate.body import LabelledBody, brain_of, check_labels
+from medi2i.simulate.body import LIMBIC, LabelledBody, brain_of, check_labels, limbic_of
 from medi2i.simulate.examination import Shown, draw_examination, draw_person, scan
 from medi2i.simulate.lesions import Pathology
-from medi2i.simulate.physics import Tissue
+from medi2i.simulate.physics import InversionRecovery, Tissue, relaxation
 from medi2i.simulate.protocols import Geometry, Style
 from medi2i.simulate.simulator import Simulated, simulate
 
@@ -180,3 +180,29 @@ def _grown(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
 
     grown: NDArray[np.bool_] = ndimage.binary_dilation(mask, iterations=by)
     return grown
+
+
+def test_cortex_of_the_limbic_lobe_is_known_by_what_lies_near() -> None:
+    """Cortex between the hemispheres above a ventricle, and over the putamen; no more."""
+    grid = np.zeros((80, 60, 60), np.int16)
+    grid[4:40], grid[40:76] = 2, 41
+    grid[4:10], grid[70:76] = 3, 42  # the outer surface
+    grid[36:40, :, 30:], grid[40:44, :, 30:] = 3, 42  # the midline
+    grid[34:40, 10:50, 10:20], grid[40:46, 10:50, 10:20] = 4, 43
+    grid[14:18, 20:40, 10:20] = 12
+    limbic = limbic_of(grid)
+    assert limbic[37, 30, 32]
+    assert limbic[42, 30, 32]
+    assert not limbic[37, 30, 50], "too far above the ventricle"
+    assert limbic[8, 30, 14], "over the putamen"
+    assert not limbic[72, 30, 14], "the other side has none"
+    assert not limbic[~np.isin(grid, (3, 42))].any()
+    body = LabelledBody.bent(grid, np.random.default_rng(0), strength=0)
+    assert (body.labels == LIMBIC).sum() == pytest.approx(limbic.sum(), rel=0.02)
+
+
+@pytest.mark.parametrize("field", [1.5, 3.0])
+def test_limbic_cortex_is_brighter_in_flair(field: float) -> None:
+    cortex, limbic = (relaxation(t, field=field) for t in (Tissue.CORTEX, Tissue.LIMBIC))
+    flair = InversionRecovery(tr=9000, te=100, ti=2500)
+    assert 1.05 < flair.signal(limbic) / flair.signal(cortex) < 1.25
