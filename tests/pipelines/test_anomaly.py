@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -14,19 +13,7 @@ from medi2i.anomaly.beside import by_dice
 from medi2i.anomaly.table import AnomalyRow, AnomalyTable
 from medi2i.volume import save_volume
 from tests.anomaly.test_find import SPOT, flair
-
-PIPELINES = Path(__file__).resolve().parents[2] / "pipelines"
-
-
-def story(name: str) -> ModuleType:
-    """A pipeline as a module."""
-    spec = importlib.util.spec_from_file_location(name, PIPELINES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
+from tests.pipelines.stories import PIPELINES, story
 
 whole, one = story("anomaly"), story("compare_one")
 

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -18,19 +15,7 @@ from medi2i.model import Model, build_system
 from medi2i.systems import SYSTEMS
 from medi2i.task import Task, View
 from medi2i.training.trainer import Optimiser, Plan
-
-PIPELINES = Path(__file__).resolve().parents[2] / "pipelines"
-
-
-def story(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, PIPELINES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
-
+from tests.pipelines.stories import story
 
 benchmark, ways, parts = map(story, ("benchmark", "benchmark_translate", "benchmark_parts"))
 

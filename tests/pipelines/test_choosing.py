@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from medi2i.volume import load_volume, save_volume
-from tests.pipelines.test_compare import story
+from tests.pipelines.stories import story
 
 choosing = story("choosing")
 PEOPLE = {"sub-1": "train", "sub-2": "train", "sub-3": "val", "sub-4": "val"}

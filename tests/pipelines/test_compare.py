@@ -3,12 +3,10 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import importlib.util
 import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,19 +19,7 @@ from medi2i.contrasts import Contrast
 from medi2i.model import build_system
 from medi2i.systems import SYSTEMS
 from medi2i.volume import Volume, load_volume, save_volume
-
-PIPELINES = Path(__file__).resolve().parents[2] / "pipelines"
-
-
-def story(name: str) -> ModuleType:
-    """A pipeline as a module."""
-    spec = importlib.util.spec_from_file_location(name, PIPELINES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
+from tests.pipelines.stories import PIPELINES, story
 
 whole, one = story("compare"), story("compare_one")
 

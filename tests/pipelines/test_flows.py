@@ -13,7 +13,7 @@ from medi2i.contrasts import Contrast
 from medi2i.model import Model, build_system, write_model
 from medi2i.systems import Translator
 from medi2i.task import Task, View
-from tests.pipelines.test_compare import story
+from tests.pipelines.stories import story
 
 flows = story("flows")
 

@@ -1,28 +1,16 @@
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from tests.conftest import MakeStudy
+from tests.pipelines.stories import story
 
-
-@pytest.fixture(scope="module")
-def heights() -> ModuleType:
-    """The story as a module."""
-    path = Path(__file__).resolve().parents[2] / "pipelines" / "heights.py"
-    spec = importlib.util.spec_from_file_location("heights", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+heights = story("heights")
 
 
 def test_both_settings_are_scored(
-    heights: ModuleType,
     make_study: MakeStudy,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -46,7 +34,7 @@ def test_both_settings_are_scored(
         heights.main([*words, "--rounds", "3"])
 
 
-def test_what_matching_gains(heights: ModuleType) -> None:
+def test_what_matching_gains() -> None:
     rows = {
         "matching": [{"psnr": 21.0, "ssim": 0.8}, {"psnr": 23.0, "ssim": 0.7}],
         "random": [{"psnr": 20.0, "ssim": 0.7}, {"psnr": 20.0, "ssim": 0.7}],

@@ -1,26 +1,16 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import subprocess
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.pipelines.stories import story
 
-@pytest.fixture(scope="module")
-def story() -> ModuleType:
-    """The story as a module."""
-    path = Path(__file__).resolve().parents[2] / "pipelines" / "misalignment.py"
-    spec = importlib.util.spec_from_file_location("misalignment", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+misalignment = story("misalignment")
 
 
 class Compare:
@@ -59,11 +49,9 @@ def compare(monkeypatch: pytest.MonkeyPatch) -> Compare:
     return stands_in
 
 
-def test_the_curve(
-    story: ModuleType, compare: Compare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_curve(compare: Compare, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    story.main([str(out), "--levels", "5", "0", "1", "--minutes", "2", "--seed", "7"])
+    misalignment.main([str(out), "--levels", "5", "0", "1", "--minutes", "2", "--seed", "7"])
     first, *others = compare.commands
     assert [Path(c[0]).name for c in compare.commands] == ["level-0", "level-1", "level-5"]
     for command in compare.commands:
@@ -91,17 +79,17 @@ def test_the_curve(
     assert [float(number) for number in numbers] == pytest.approx([0.65, 0.6, 0.7])
     with Image.open(out / "curve.png") as picture:
         pixels = np.asarray(picture)
-    for colour in story.COLOURS[:3]:
+    for colour in misalignment.COLOURS[:3]:
         assert (pixels == colour).all(-1).sum() > 100
 
 
 def test_a_level_that_failed_is_named_and_the_others_are_shown(
-    story: ModuleType, compare: Compare, tmp_path: Path
+    compare: Compare, tmp_path: Path
 ) -> None:
     compare.broken = "1.0"
     study = ["--data", str(tmp_path / "study"), "--levels", "0", "1", "5", "--systems", "reggan"]
     with pytest.raises(SystemExit, match="level 1"):
-        story.main([str(tmp_path / "out"), *study])
+        misalignment.main([str(tmp_path / "out"), *study])
     for command in compare.commands:
         assert command[command.index("--data") + 1] == str(tmp_path / "study")
         assert "--size" not in command
@@ -109,4 +97,4 @@ def test_a_level_that_failed_is_named_and_the_others_are_shown(
     assert "| SSIM | level 0 | level 5 | last - first |" in text
     compare.broken = "3.0"
     with pytest.raises(SystemExit, match="no level has a table"):
-        story.main([str(tmp_path / "none"), "--levels", "3"])
+        misalignment.main([str(tmp_path / "none"), "--levels", "3"])
