@@ -19,7 +19,7 @@ from PIL import Image
 from medi2i import __version__
 from medi2i.anomaly.find import Anomalies
 from medi2i.anomaly.lesions import lesion_table
-from medi2i.anomaly.standard import to_standard
+from medi2i.anomaly.standard import ToStandard
 from medi2i.contrasts import Contrast
 from medi2i.errors import OutputError
 from medi2i.figures import Row, three_planes
@@ -109,6 +109,7 @@ def save_anomalies(
     shown: Volume,
     *,
     model: Model | None = None,
+    standard: ToStandard | None = None,
     warnings: tuple[str, ...] = (),
     overwrite: bool = False,
 ) -> None:
@@ -117,14 +118,14 @@ def save_anomalies(
     Args:
         found: of the scans in `sources`, the first of which is `shown`.
         model: that made the pseudo-healthy scan.
+        standard: brings places of the scan into MNI space, for the table.
         warnings: beside those of `found`.
 
     Raises:
         OutputError: something exists and `overwrite` is False, or cannot be written.
     """
     record = _record(found, sources, model, (*warnings, *found.warnings))
-    contrast, path = next(iter(sources.items()))
-    table = lesion_table(found.lesions, to_standard(path, contrast))
+    table = lesion_table(found.lesions, standard)
     volumes = {
         "healthy": found.healthy,
         "difference": found.difference,

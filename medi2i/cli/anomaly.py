@@ -180,6 +180,7 @@ def _look(
     """Load, look, save; returns the row for the report."""
     from medi2i.anomaly.files import save_anomalies
     from medi2i.anomaly.find import anomalies_in
+    from medi2i.anomaly.standard import to_standard
     from medi2i.errors import InputError
     from medi2i.volume import load_volume
 
@@ -194,15 +195,17 @@ def _look(
             raise InputError(f'"{paths[contrast]}" and "{path}" are both {contrast}; one of each')
         volumes[contrast], paths[contrast] = loaded, path
         doubts += [doubt] if doubt else []
-    found = anomalies_in(volumes, model=model, **options)
     order = list(model.task.sources) if model is not None else list(volumes)
     first = order[0]
+    standard = to_standard(paths[first], first) if first in paths else None
+    found = anomalies_in(volumes, model=model, **options)
     save_anomalies(
         places,
         found,
         {c: paths[c] for c in order if c in paths},
         volumes[first],
         model=model,
+        standard=standard,
         warnings=tuple(doubts),
         overwrite=overwrite,
     )

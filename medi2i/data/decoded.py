@@ -84,7 +84,7 @@ class Decoder:
             InputError: a scan or a transform cannot be read.
         """
         contrasts = tuple(c for c in wanted if c in subject.scans)
-        key = tuple(str(subject.scans[c]) for c in contrasts)
+        key = tuple(str(one.scans[c]) for one in (subject, scaled_as or subject) for c in contrasts)
         if key not in self._prepared:
             self._prepared[key] = self._decode(subject, contrasts, scaled_as)
         return self._prepared[key]
@@ -92,8 +92,7 @@ class Decoder:
     def _decode(
         self, subject: Subject, contrasts: tuple[Contrast, ...], scaled_as: Subject | None
     ) -> Prepared:
-        fitted_to = [str(scaled_as.scans[c].resolve()) for c in contrasts] if scaled_as else []
-        kept = self.kept_at(subject, contrasts, *fitted_to)
+        kept = self.kept_at(subject, contrasts, scaled_as=scaled_as)
         if kept is not None and kept.is_file():
             voxels = np.load(kept, mmap_mode="r")
         else:
@@ -124,16 +123,25 @@ class Decoder:
             result[place] = resize(tensor, shape)[0].numpy()
         return result
 
-    def kept_at(self, subject: Subject, contrasts: Sequence[Contrast], *what: str) -> Path | None:
+    def kept_at(
+        self,
+        subject: Subject,
+        contrasts: Sequence[Contrast],
+        *what: str,
+        scaled_as: Subject | None = None,
+    ) -> Path | None:
         """The cache file: its name changes with the scans, their dates and the resolution.
 
         Args:
             what: is kept, where it is not the decoded scans themselves.
+            scaled_as: whose scans fit the intensity scale; by default the person's own.
         """
         if self.cache is None:
             return None
         words = [str(self.view.spacing), str(self.view.axes), "1", *what]
-        for path in (*(subject.scans[c] for c in contrasts), *subject.transforms.values()):
+        paths = [*(subject.scans[c] for c in contrasts), *subject.transforms.values()]
+        paths += [] if scaled_as is None else [scaled_as.scans[c] for c in contrasts]
+        for path in paths:
             stat = path.stat()
             words += [str(path.resolve()), str(stat.st_mtime_ns), str(stat.st_size)]
         return self.cache / f"{hashlib.sha256(chr(0).join(words).encode()).hexdigest()[:24]}.npy"

@@ -172,6 +172,10 @@ class Windows(Dataset[Sample], ABC):
         del subject
         return list(contrasts[:1])
 
+    def read(self, subject: Subject, contrasts: tuple[Contrast, ...]) -> None:
+        """Decode all that windows of a person are cut from."""
+        self.decode(subject, contrasts)
+
     def prepare(self, progress: Callable[[int, int, str], None] | None = None) -> None:
         """Decode everybody now, so that forked workers share the memory.
 
@@ -180,7 +184,7 @@ class Windows(Dataset[Sample], ABC):
         """
         readings = self.readings
         for number, (subject, contrasts) in enumerate(readings, start=1):
-            self.decode(subject, contrasts)
+            self.read(subject, contrasts)
             if self.fields is not None:
                 for contrast in self.moving(subject, contrasts):
                     self.fields.prepare((subject, contrasts, contrast))

@@ -93,6 +93,11 @@ class TwinWindows(Windows):
         """Everybody who has a twin."""
         return [(subject, self.task.sources) for subject in self.routes[0].sources.subjects]
 
+    def read(self, subject: Subject, contrasts: tuple[Contrast, ...]) -> None:
+        """Decode a person and the twin."""
+        super().read(subject, contrasts)
+        self.decode(self.twins[id(subject)], contrasts, scaled_as=subject)
+
     def draw(self, route: Route, rng: np.random.Generator) -> Sample:
         """A random window of somebody, and of the twin."""
         subject = route.sources.drawn(rng)

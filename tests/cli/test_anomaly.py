@@ -161,3 +161,14 @@ def test_a_registered_scan_has_places_in_the_template(call: Call, scan: Path) ->
     cells = dict(zip(*(line.split("\t") for line in table), strict=True))
     own, there = ([float(cells[f"{a}_{of}mm"]) for a in "xyz"] for of in ("", "mni_"))
     assert [t - o for t, o in zip(there, own, strict=True)] == pytest.approx([-3, 4, -5], abs=0.11)
+
+
+def test_a_bad_transform_is_found_before_the_work(
+    call: Call, scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medi2i.anomaly.find.anomalies_in", None)
+    name = "sub-1_from-FLAIR_to-MNI152NLin6Asym_mode-image_xfm.txt"
+    scan.with_name(name).write_text("nothing")
+    answer = call("anomaly", scan, "--model", "intensity")
+    assert answer.code == 3
+    assert name in answer.err

@@ -124,3 +124,21 @@ def test_what_is_refused(study: Path, tmp_path: Path) -> None:
     supply = windows(study)
     with pytest.raises(DimensionError, match='"sub-1" and the healthy twin differ in shape'):
         [supply[number] for number in range(20)]
+
+
+def test_what_forked_workers_share_is_decoded_before(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supply = windows(study)
+    supply.prepare()
+    monkeypatch.setattr("medi2i.data.decoded.load_together", None)  # from now on nothing is read
+    for number in range(20):
+        supply[number]
+
+
+def test_a_scale_of_another_is_another_image(study: Path) -> None:
+    supply = windows(study)
+    ill, healthy = find_cohort(study).subjects[:2]
+    own = supply.decode(healthy, (FLAIR,)).voxels
+    assert supply.decode(healthy, (FLAIR,)).voxels is own
+    assert supply.decode(healthy, (FLAIR,), scaled_as=ill).voxels.max() < own.max()
