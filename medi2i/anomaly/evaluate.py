@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medi2i.anomaly.calibration import Calibration
 from medi2i.anomaly.find import Anomalies, anomalies_in, check_model
-from medi2i.anomaly.froc import Froc, Tally, cuts_of, tally
+from medi2i.anomaly.froc import Froc, Tally, cuts_of, small_lesions, tally
 from medi2i.anomaly.intensity import HEALTHY_FLAIR
 from medi2i.anomaly.scoring import (
     auroc,
@@ -240,13 +240,17 @@ def score_looks(
             look.scores, look.brain, look.lesions, threshold=cut, spacing=look.spacing
         )
         ill = bool(look.lesions.any())
+        found = look.brain & (look.scores >= cut)
+        hit, small = small_lesions(found, look.lesions, look.spacing)
         scores = {
             "auprc": voxels.auprc,
             "best_dice": voxels.best_dice,
             "dice": voxels.dice if ill else float("nan"),
+            "small_found": hit / small if small else float("nan"),
             **_change(look),
             "false_positive_ml": voxels.false_positive_ml,
             "lesion_ml": voxels.lesion_ml,
+            "small_lesions": small,
         }
         rows.append(AnomalyRow(look.case, method, scores))
     mean: dict[str, float] = {}

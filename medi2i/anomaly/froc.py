@@ -7,6 +7,7 @@ Siddiquee et al. 2019, arXiv:1908.06965).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from scipy import ndimage
 from medi2i.errors import DimensionError, UsageError
 
 __all__ = [
+    "SMALL",
     "SMALLEST",
     "Froc",
     "Tally",
@@ -26,6 +28,7 @@ __all__ = [
     "detections",
     "froc",
     "pieces",
+    "small_lesions",
     "tally",
 ]
 
@@ -34,6 +37,8 @@ Mask = NDArray[np.bool_]
 
 SMALLEST = 11
 """Voxels that a candidate has at least: the paper wants more than ten."""
+SMALL = 0.1
+"""Millilitres below which a lesion counts as small: less than 6 mm across."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,23 @@ def _hits(found: Mask, truth: NDArray[np.int32], smallest: int) -> tuple[int, in
     places = tuple(np.rint(centres(labels, number)).astype(int).T)
     hit = truth[places] if number else np.zeros(0, np.int32)
     return len(set(hit.tolist()) - {0}), int((hit == 0).sum())
+
+
+def small_lesions(
+    found: Mask, lesions: Mask, spacing: tuple[float, float, float], *, below: float = SMALL
+) -> tuple[int, int]:
+    """Small lesions of which any voxel is found, and how many there are.
+
+    Args:
+        found: what a threshold leaves of a scan, (X, Y, Z).
+        lesions: the truth; its connected pieces are counted.
+        spacing: mm.
+        below: ml.
+    """
+    truth, count = pieces(lesions)
+    volumes = np.bincount(truth.ravel(), minlength=count + 1) * (math.prod(spacing) / 1000)
+    small = np.flatnonzero(volumes[1:] < below) + 1
+    return int(np.isin(small, truth[found]).sum()), len(small)
 
 
 def tally(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medi2i.anomaly.evaluate import Look, common_threshold, evaluate_anomalies, score_looks
-from medi2i.anomaly.froc import Froc, cuts_of, froc, tally
+from medi2i.anomaly.froc import Froc, cuts_of, froc, small_lesions, tally
 from medi2i.anomaly.scoring import dice
 from medi2i.anomaly.table import AnomalyTable
 from medi2i.data.cohort import find_cohort
@@ -63,6 +63,22 @@ def test_one_method_by_hand() -> None:
     low, high = scores.interval["sensitivity"] or (-1, -1)
     assert 0 <= low <= 0.5 <= high <= 1
     assert scores.threshold == 0.5
+
+
+def test_small_lesions_are_counted_apart() -> None:
+    lesions = np.zeros((20, 20, 20), bool)
+    lesions[:10, :10, 0] = True  # of 100 mm3: no longer small
+    lesions[15, 15, 10:12] = lesions[16, 16, 12] = True  # one, over corners
+    lesions[0, 0, 15] = True
+    lesions[19, 0, 15] = True
+    found = np.zeros(lesions.shape, bool)
+    found[16, 16, 12] = found[0, 0, 14] = True  # beside the second is not in it
+    assert small_lesions(found, lesions, (1.0, 1.0, 1.0)) == (1, 3)
+    assert small_lesions(found, lesions, (1.0, 1.0, 0.5)) == (1, 4)
+    assert small_lesions(found, lesions, (5.0, 5.0, 5.0)) == (0, 0)
+    some = Look("a", found.astype(np.float32), ~lesions | found, lesions, (1.0, 1.0, 1.0), 0.5)
+    ((row,), scores) = score_looks("m", [some])
+    assert row.scores["small_found"] == scores.mean["small_found"] == pytest.approx(1 / 3)
 
 
 def test_the_baseline_changes_nothing_so_that_nothing_is_said_of_it() -> None:
