@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from medi2i.anomaly.calibration import Calibration, calibrate
+from medi2i.anomaly.change import pseudo_healthy
 from medi2i.anomaly.evaluate import evaluate_anomalies
-from medi2i.anomaly.find import Anomalies, find_anomalies, pseudo_healthy
+from medi2i.anomaly.find import Anomalies, find_anomalies
 from medi2i.anomaly.froc import Froc, froc
 from medi2i.anomaly.intensity import intensity_scores
 from medi2i.anomaly.lesions import Lesion, lesion_table

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medi2i.anomaly.calibration import Calibration
-from medi2i.anomaly.find import Anomalies, anomalies_in, check_model
+from medi2i.anomaly.change import check_model
+from medi2i.anomaly.find import Anomalies, anomalies_in
 from medi2i.anomaly.froc import Froc, Tally, cuts_of, small_lesions, tally
 from medi2i.anomaly.intensity import HEALTHY_FLAIR
 from medi2i.anomaly.scoring import (
@@ -55,7 +56,7 @@ class Look:
         brain: where was looked. lesions: the truth; nothing in a healthy scan.
         spacing: mm.
         threshold: from which a voxel counts by the method's own calibration.
-        changes: whether scores are changes of the image, as shares of its range.
+        changed: how far the image differs from the scan, a share of its range; None without one.
     """
 
     case: str
@@ -64,7 +65,7 @@ class Look:
     lesions: Mask
     spacing: tuple[float, float, float]
     threshold: float
-    changes: bool = False
+    changed: NDArray[np.float32] | None = None
 
     @classmethod
     def of(cls, case: str, found: Anomalies, lesions: Mask) -> Look:
@@ -77,7 +78,7 @@ class Look:
             lesions[box].copy(),
             found.scores.spacing,
             found.threshold,
-            found.healthy is not None,
+            None if found.changed is None else found.changed[box].copy(),
         )
 
 
@@ -269,11 +270,11 @@ def score_looks(
 def _change(look: Look) -> dict[str, float]:
     """What the image changes by where nothing is wrong, and how much more it does in lesions."""
     rest = look.brain & ~look.lesions
-    if not look.changes or not rest.any():
+    if look.changed is None or not rest.any():
         return {"residual": float("nan"), "inside_outside": float("nan")}
-    outside = residual(look.scores, rest)
+    outside = residual(look.changed, rest)
     there = look.brain & look.lesions
-    inside = residual(look.scores, there) if there.any() else float("nan")
+    inside = residual(look.changed, there) if there.any() else float("nan")
     return {"residual": outside, "inside_outside": inside / max(outside, 1e-12)}
 
 

@@ -11,16 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medi2i.anomaly.calibration import Calibration, own_calibration
-from medi2i.anomaly.intensity import HEALTHY_FLAIR, SIGMA, intensity_scores
+from medi2i.anomaly.change import change_scores, changed, check_model, pseudo_healthy
+from medi2i.anomaly.intensity import HEALTHY_FLAIR, intensity_scores
 from medi2i.anomaly.lesions import Lesion, find_lesions
 from medi2i.anomaly.table import BASELINE
-from medi2i.anomaly.tissue import Brain, eroded, find_brain, is_stripped, smoothed
+from medi2i.anomaly.tissue import Brain, eroded, find_brain, is_stripped
 from medi2i.choices import called
 from medi2i.contrasts import Contrast
 from medi2i.errors import ConfigError, ContrastError, DimensionError, ModelError, UsageError
-from medi2i.inference.engines import Engine, EngineName
+from medi2i.inference.engines import EngineName
 from medi2i.inference.guards import guarded
-from medi2i.inference.prepared import Prepared, Watch
+from medi2i.inference.prepared import Watch
 from medi2i.inference.translate import Scans, by_contrast, load_scans
 from medi2i.model import Model
 from medi2i.volume import Volume
@@ -28,23 +29,17 @@ from medi2i.zoo import load_model
 
 __all__ = [
     "CARD",
-    "HEALTHY",
     "RATE",
     "SHIPPED",
     "SMALLEST",
     "Anomalies",
     "anomalies_in",
-    "change_scores",
-    "check_model",
     "find_anomalies",
     "model_called",
-    "pseudo_healthy",
 ]
 
 Mask = NDArray[np.bool_]
 
-HEALTHY = "healthy"
-"""The domain that a model is asked for."""
 SHIPPED = "healthy"
 """The model that comes with medi2i: FLAIR as it would be without lesions."""
 RATE = 0.001
@@ -67,9 +62,8 @@ class Anomalies:
 
     Attributes:
         method: "intensity", or the model's name.
-        scores: higher for more anomalous, 0 outside the brain. Of a model: mean absolute change
-            over the contrasts, as a share of the scan's range; of intensity: share of the brain
-            that is darker.
+        scores: higher for more anomalous, 0 outside the brain. Of a model: see
+            :func:`change_scores`; of intensity: share of the brain that is darker.
         probability: share of healthy tissue that scores lower, in [0, 1]; at least `1 - rate` in
             lesions.
         labels: the lesions by number, 0 elsewhere.
@@ -81,6 +75,7 @@ class Anomalies:
         brain: where was looked.
         healthy, difference: the pseudo-healthy scan and scan minus it, in the scan's unit; None
             without a model.
+        changed: (X, Y, Z), see :func:`medi2i.anomaly.change.changed`; None without a model.
         engine: what ran the network, if one did.
         warnings: sentences for the side-car.
     """
@@ -98,6 +93,7 @@ class Anomalies:
     brain: Mask
     healthy: Volume | None = None
     difference: Volume | None = None
+    changed: NDArray[np.float32] | None = None
     engine: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -191,7 +187,7 @@ def anomalies_in(
         raise UsageError("the brain's mask is empty; somewhere to look was expected")
     if model is not None or not (is_stripped(scan, brain) if seen is None else seen.stripped):
         brain = eroded(brain, RIM, scan.spacing)
-    healthy = difference = ran = None
+    healthy = difference = amount = ran = None
     if model is None:
         scores = intensity_scores(scan.voxels, brain, scan.spacing)
         known = calibration or HEALTHY_FLAIR
@@ -201,6 +197,7 @@ def anomalies_in(
         )
         warnings += ran.warnings
         difference = scan.like(scan.voxels - healthy.voxels, name="")
+        amount = changed(changes)
         scores = change_scores(changes, brain, scan.spacing)
         known = calibration or _of_card(model) or own_calibration(scores, brain)
         if not (calibration or CARD in model.card):
@@ -226,6 +223,7 @@ def anomalies_in(
         brain=brain,
         healthy=healthy,
         difference=difference,
+        changed=amount,
         engine=ran.record() if ran else {},
         warnings=tuple(warnings),
     )
@@ -242,63 +240,6 @@ def model_called(name: str | Path) -> Model | None:
     model = load_model(name)
     check_model(model)
     return model
-
-
-def check_model(model: Model) -> None:
-    """Raise ModelError unless the model can be asked for a healthy image."""
-    if HEALTHY not in model.task.domains:
-        raise ModelError(
-            f'model "{model.name}" turns {model.task}; one of domains, "{HEALTHY}" among them, was '
-            "expected"
-        )
-
-
-def pseudo_healthy(
-    model: Model,
-    scans: Mapping[Contrast, Volume],
-    *,
-    device: str = "auto",
-    batch_size: int | None = None,
-    engine: EngineName = EngineName.TORCH,
-    watch: Watch | None = None,
-) -> tuple[Volume, list[NDArray[np.float32]], Engine]:
-    """The (first) scan as it would be without lesions, and what changed.
-
-    Args:
-        scans: by contrast, in the order of the model's task.
-        model, device, batch_size, engine, watch: as elsewhere.
-
-    Returns:
-        The pseudo-healthy scan in its own unit, for each contrast (X, Y, Z) image minus scan on
-        the first one's grid, where a scan spans 2, and what ran the network.
-    """
-    contrast, scan = next(iter(scans.items()))
-    ready = Prepared(model, scans, contrast, device=device, domain=HEALTHY, engine=engine)
-    system = ready.system
-    values = ready.through(
-        lambda source, asked: system.translate(source, target=asked),
-        kinds=model.task.outputs,
-        what="every image",
-        batch_size=batch_size,
-        watch=watch,
-    )
-    changes = [volume.voxels for volume in ready.change(values)]
-    scaling = ready.scaling[str(contrast)]
-    voxels = scan.voxels + changes[0] * np.float32((scaling.high - scaling.low) / 2)
-    if scan.voxels.min() >= 0:
-        voxels = np.maximum(voxels, 0)  # a magnitude image stays one
-    return scan.like(voxels, name=""), changes, ready.engine
-
-
-def change_scores(
-    changes: list[NDArray[np.float32]], brain: Mask, spacing: tuple[float, float, float]
-) -> NDArray[np.float32]:
-    """Mean absolute change over the contrasts, smoothed: a share of the scan's range, (X, Y, Z).
-
-    The highest of single voxels is mostly noise; smoothing keeps what is larger.
-    """
-    amount = np.mean([np.abs(change) for change in changes], axis=0) / 2
-    return smoothed(amount, brain, SIGMA, spacing)
 
 
 def _of_card(model: Model) -> Calibration | None:

@@ -41,7 +41,7 @@ def score_anomalies(
         page: where a report goes.
     """
     from medi2i.anomaly import evaluate_anomalies
-    from medi2i.anomaly.find import check_model
+    from medi2i.anomaly.change import check_model
     from medi2i.contrasts import Contrast
     from medi2i.data.cohort import find_cohort
     from medi2i.files import staging

@@ -29,7 +29,8 @@ def look(case: str, *, hit: float, miss: float, ill: bool = True, changes: bool 
         lesions[:4, :3, 1] = True
         scores[lesions] = hit
     brain = np.ones(scores.shape, bool)
-    return Look(case, scores, brain, lesions, (10.0, 10.0, 10.0), 0.5, changes)
+    changed = scores if changes else None
+    return Look(case, scores, brain, lesions, (10.0, 10.0, 10.0), 0.5, changed)
 
 
 def test_one_method_by_hand() -> None:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medi2i.anomaly.calibration import RATES, Calibration, calibrate, own_calibration
-from medi2i.anomaly.find import anomalies_in, find_anomalies, pseudo_healthy
+from medi2i.anomaly.change import change_scores, pseudo_healthy
+from medi2i.anomaly.find import anomalies_in, find_anomalies
 from medi2i.anomaly.intensity import equalised, intensity_scores
 from medi2i.anomaly.lesions import find_lesions, lesion_table
 from medi2i.anomaly.tissue import eroded, find_brain, smoothed
@@ -248,13 +249,13 @@ def test_who_reconstructs_learns_one_domain_and_the_others_several(tmp_path: Pat
 def test_an_oracle_heals_and_the_rest_is_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     model, scan = domain_model(), flair()
     asked = healing(model, monkeypatch)
-    healthy, (change,), _ = pseudo_healthy(model, {FLAIR: scan}, device="cpu")
+    healthy, changes, _ = pseudo_healthy(model, {FLAIR: scan}, device="cpu")
     assert all(bool((target == 0).all()) for target in asked)
     inside = np.zeros(SHAPE, bool)
     inside[SPOT] = True
     assert np.array_equal(healthy.voxels[~inside], scan.voxels[~inside])
-    assert change[inside] == pytest.approx(-0.6, abs=1e-5)
-    # 700 is the top of the range: -0.6 of 2 is 30 % of it
+    # -0.6 of 2 is 30 % of the range, the top of which is 700
+    assert changes[FLAIR][inside] == pytest.approx(-0.3, abs=1e-5)
     assert healthy.voxels[inside] == pytest.approx(490, abs=3)
     assert np.array_equal(healthy.affine, scan.affine)
 
@@ -266,6 +267,18 @@ def test_an_oracle_heals_and_the_rest_is_untouched(monkeypatch: pytest.MonkeyPat
     (lesion,) = found.lesions
     assert lesion.centre_mm == pytest.approx((8, 0, 4), abs=0.3)
     assert found.score == pytest.approx(0.3, abs=0.01)
+
+
+def test_what_becomes_darker_is_a_lesion_where_lesions_are_bright() -> None:
+    brain, change = np.ones((8, 8, 8), bool), np.zeros((8, 8, 8), np.float32)
+    change[:2], change[6:] = -0.3, 0.2
+    wide = (1e3, 1e3, 1e3)  # mm: nothing is smoothed away
+    for contrast, brighter in ((FLAIR, 0.0), (T1W, 0.2)):
+        scores = change_scores({contrast: change}, brain, wide)
+        assert scores[0] == pytest.approx(0.3)
+        assert scores[7] == pytest.approx(brighter)
+    both = change_scores({FLAIR: change, T1W: change}, brain, wide)
+    assert both[7] == pytest.approx(0.1)
 
 
 def _flat(low: float, high: float) -> Calibration:
