@@ -34,6 +34,7 @@ from medi2i.data.registration import load_together
 from medi2i.errors import Medi2iError
 from medi2i.experiment import Config, read_config, run_experiment
 from medi2i.files import write_whole
+from medi2i.inference.passes import Quality
 from medi2i.inference.translate import choose_device, run_model
 from medi2i.model import read_model
 from medi2i.systems import SYSTEMS
@@ -83,10 +84,15 @@ def main(words: Sequence[str] | None = None) -> None:
     write_whole(chosen.out / "result.json", json.dumps(measured, indent=2) + "\n")
 
 
+def variant_of(system: str) -> dict[str, Any]:
+    """What a variant changes of its system; nothing for a system."""
+    known: dict[str, Any] = read_yaml(HERE / "compare.yaml")["variants"].get(system, {})
+    return known
+
+
 def configured(system: str, chosen: argparse.Namespace, rounds: int) -> Config:
     """The system's own recipe, or a variant of it, in the common frame."""
-    told = read_yaml(HERE / "compare.yaml")
-    variant = told["variants"].get(system, {})
+    told, variant = read_yaml(HERE / "compare.yaml"), variant_of(system)
     system = variant.get("system", system)
     recipe = HERE.parent / "configs" / f"{system}.yaml"
     config = read_config(recipe, rounds=rounds, seed=chosen.seed)
@@ -119,10 +125,10 @@ def configured(system: str, chosen: argparse.Namespace, rounds: int) -> Config:
         guidance=Guidance(**variant["guidance"]) if "guidance" in variant else config.guidance,
         data=dataclasses.replace(
             config.data,
-            size=chosen.size,
             augmentation=LOOKS,
             emphasis={},
             misalignment=chosen.misalignment,
+            **{"size": chosen.size, **variant.get("data", {})},
         ),
         training=dataclasses.replace(
             plan,
@@ -197,13 +203,14 @@ def translate(chosen: argparse.Namespace) -> dict[str, Any]:
     """Translate the subjects of the split "val" into translated/."""
     model = read_model(chosen.out / "last")
     meter = Meter(choose_device(chosen.device))
+    quality = Quality(variant_of(chosen.system).get("quality", "fast"))
     for subject in find_cohort(chosen.data).split("val").having((chosen.source, chosen.target)):
         source = load_together(subject, (chosen.source,))
         meter.tick()
-        made = run_model(model, source, chosen.target, device=chosen.device).volume
+        made = run_model(model, source, chosen.target, device=chosen.device, quality=quality)
         meter.tick()
         path = chosen.out / "translated" / f"{subject.name}_{chosen.target}.nii.gz"
-        save_volume(made, path, overwrite=True)
+        save_volume(made.volume, path, overwrite=True)
     return {"s / volume": float(np.median(np.diff(meter.ticks)[::2])), **described(chosen)}
 
 

@@ -180,7 +180,8 @@ def test_variants_are_their_system_but_for_a_part_of_the_recipe() -> None:
     for name, variant in variants.items():
         plain, config = (one.configured(s, chosen, 50) for s in (variant["system"], name))
         assert config != plain
-        parts = ("guidance", "view", "arguments")
+        assert set(variant) <= {"system", "guidance", "view", "arguments", "data", "quality"}
+        parts = ("guidance", "view", "arguments", "data")
         same = {part: getattr(plain, part) for part in parts}
         assert dataclasses.replace(config, **same) == plain
     guided = one.configured("cyclegan+guidance-unsure", chosen, 50)
@@ -190,6 +191,11 @@ def test_variants_are_their_system_but_for_a_part_of_the_recipe() -> None:
     assert judged == {**one.configured("cyclegan", chosen, 50).arguments, "judged": 2}
     slab = one.configured("cyclegan+slab", chosen, 50)
     assert (slab.guidance.weight, slab.view.slices, slab.view.spacing) == (0.0, 3, 2.0)
+    patches = one.configured("unet+patches", chosen, 50)
+    assert (patches.view.dims, patches.view.patch, patches.data.size) == (3, 32, 32)
+    assert patches.data.augmentation == one.LOOKS
+    assert one.variant_of("unet+planes")["quality"] == "planes"
+    assert not one.variant_of("unet")
 
 
 def test_words_of_the_frame_become_numbers() -> None:
