@@ -32,6 +32,7 @@ __all__ = [
     "integrate",
     "invert",
     "jacobian_determinant",
+    "leads_inside",
     "least_jacobian",
     "sample",
     "warp",
@@ -190,6 +191,28 @@ def invert(displacement: Tensor, steps: int = 12) -> Tensor:
     for _ in range(steps):
         back = -warp(u, back)
     return back
+
+
+def leads_inside(displacement: Tensor) -> Tensor:
+    """Where x + u(x) lies in the image, no more than half a voxel beyond its outermost centres.
+
+    Elsewhere :func:`warp` shows the border repeated.
+
+    Args:
+        displacement: (B, dims, *spatial) in voxels.
+
+    Returns:
+        (B, 1, *spatial) bool.
+
+    Raises:
+        DimensionError: not a field of 2 or 3 dimensions.
+    """
+    _check(displacement)
+    positions = _positions(displacement)
+    sizes = positions.new_tensor(displacement.shape[2:])
+    ends = (sizes - 0.5).reshape(1, -1, *[1] * len(sizes))
+    inside: Tensor = ((positions >= -0.5) & (positions <= ends)).all(1, keepdim=True)
+    return inside
 
 
 def jacobian_determinant(displacement: Tensor) -> Tensor:

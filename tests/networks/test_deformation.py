@@ -12,6 +12,7 @@ from medi2i.networks.deformation import (
     integrate,
     invert,
     jacobian_determinant,
+    leads_inside,
     least_jacobian,
     sample,
     warp,
@@ -194,6 +195,16 @@ def test_the_jacobian_of_an_affine_map() -> None:
         torch.testing.assert_close(determinant, torch.full_like(determinant, 3 - 0.125))
     mirrored = -2 * (x - 2) * torch.tensor([1.0, 0, 0], dtype=x.dtype).reshape(1, 3, 1, 1, 1)
     torch.testing.assert_close(jacobian_determinant(mirrored), -torch.ones(1, 4, 5, 6).double())
+
+
+def test_what_leads_out_of_the_image_by_hand() -> None:
+    u = torch.zeros(1, 2, 3, 4)
+    u[0, 0] = torch.tensor([-0.4, 0.0, 0.6])[:, None]  # rows 0 and 1 end inside, row 2 outside
+    u[0, 1, 0, 0] = -1.0
+    u[0, 1, 1, 2] = 2.0
+    expected = torch.tensor([[False, True, True, True], [True, True, False, True], [False] * 4])
+    assert leads_inside(u).tolist() == [[expected.tolist()]]
+    assert leads_inside(torch.zeros(2, 3, 4, 5, 6)).all()
 
 
 def test_the_smallest_fold_is_not_missed() -> None:
