@@ -34,6 +34,9 @@ CHECKPOINT = "checkpoint.pt"
 FLAT = 2.0**-24
 """A scale of the loss, from 65,536 halved 40 times in a row, at which float16 has nothing left."""
 
+LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""By number of axes; a system of patches may have networks that look at their slices."""
+
 
 @dataclass(frozen=True)
 class Optimiser:
@@ -179,8 +182,9 @@ class Trainer:
         self.device = torch.device(device)
         self.system = system.to(self.device)
         if plan.channels_last:
-            layout = torch.channels_last if system.dims == 2 else torch.channels_last_3d
-            self.system.to(memory_format=layout)  # type: ignore[call-overload]
+            for tensor in (*system.parameters(), *system.buffers()):
+                if tensor.dim() in LAYOUTS:
+                    tensor.data = tensor.data.contiguous(memory_format=LAYOUTS[tensor.dim()])
         if plan.compile:
             for network in {name for owned in system.players.values() for name in owned}:
                 self.system.get_submodule(network).compile()
