@@ -25,23 +25,29 @@ class Pairing(Enum):
 class Neighbour:
     """The next slice up in the same volume, and where the anatomy of this one lies in it.
 
+    A 3-D patch holds the next one of all its slices but the last; there is a field for each.
+
     Attributes:
-        slab: (B, C * k, X, Y): the slab one slice further up, laid out as the slab itself.
-        field: (B, 2, X, Y): displacement in voxels with warp(this slice, field) ~ next slice, by
-            the convention of `networks.deformation`.
-        inside: (B, 1, X, Y): 1 where both slices show tissue and the field is known, else 0; 0
-            everywhere for the last slice of a volume, which has no next one.
+        slab: (B, C * k, X, Y): the slab one slice further up, laid out as the slab itself; None
+            for patches.
+        field: (B, 2, X, Y), or (B, 2, X, Y, Z - 1) for patches: displacement in voxels in the plane
+            with warp(this slice, field) ~ next slice, by the convention of `networks.deformation`.
+        inside: (B, 1, X, Y), or (B, 1, X, Y, Z - 1): 1 where both slices show tissue and the field
+            is known, else 0; 0 everywhere for the last slice of a volume, which has no next one.
     """
 
-    slab: Tensor
+    slab: Tensor | None
     field: Tensor
     inside: Tensor
 
     def to(self, device: torch.device | str) -> Neighbour:
         """The same with every tensor on `device`."""
-        return Neighbour(
-            *(t.to(device, non_blocking=True) for t in (self.slab, self.field, self.inside))
-        )
+        moved: dict[str, Tensor] = {
+            field.name: value.to(device, non_blocking=True)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,8 @@ class Batch:
         target_weight: as `weight`, where the target is another person; None where it is the same.
         target_slab: (B, M * k, *spatial): the target with its neighbouring slices, for systems
             that go both ways; None where only the centre slice was drawn.
-        neighbour: of the source's centre slice; None unless something asks for it.
+        neighbour: of the source's centre slice, or of a patch's slices; None unless something
+            asks for it.
         target_neighbour: of the target's, where that is another person.
         subjects: who is in the batch, for messages.
     """

@@ -104,64 +104,103 @@ class Fields:
     def _check(self, subject: Subject, first: Contrast) -> None:
         scan = load_volume(subject.scans[first])
         _, affine = canonical_grid(scan.shape, scan.affine)
-        apart = float(np.linalg.norm(affine[:3, 2]))
+        apart, resampled = float(np.linalg.norm(affine[:3, 2])), ""
+        view = self.decode.view
+        # thinner ones are made up between those that were seen; coarser ones are what is followed
+        if 2 in view.axes and view.spacing is not None and view.spacing > apart:
+            apart, resampled = view.spacing, " at the spacing of the view"
         if apart > self.gap * 1.001:
             raise CohortError(
-                f'slices of "{subject.scans[first]}" lie {apart:.3g} mm apart; at most '
+                f'slices of "{subject.scans[first]}" lie {apart:.3g} mm apart{resampled}; at most '
                 f"{self.gap:g} mm were expected, because anatomy cannot be followed further: leave "
                 "this scan out, train without guidance, or raise `gap` under `data`"
             )
 
 
 class Carrier:
-    """A field on its way through augmentation, as channels that are moved like an image.
+    """Fields on their way through augmentation, as channels that are moved like an image.
 
-    Augmentation shows at p what lay at f(p). A field u becomes J(p)^-1 u(f(p)), J the Jacobian
-    of f: exactly for shifts, turns and mirrors, to first order where space is bent. So f travels
-    beside u. All channels are linear in what they mean, and -1 outside what was cut.
+    Augmentation shows at p what lay at f(p). Anatomy goes on along d = (u, v, -1): what a slice
+    shows lies in the slice below at the field's end. Moved, it goes on along J(p)^-1 d(f(p)), J the
+    Jacobian of f, made as long as it takes to the slice below: exactly for shifts, turns and
+    mirrors in the plane, to first order where space is bent or slices are tipped. So f travels
+    beside the field. All channels are linear in what they mean, and -1 outside what was cut.
+
+    The channels of a window are f, one for each of its axes, the field, and where it is known. A
+    slab has the field from its centre slice to the next at every height, a patch in each slice the
+    field that leads there from the slice below.
     """
-
-    CHANNELS = 5
 
     def __init__(self, placing: Placing, slices: int) -> None:
         self.placing = placing
         self.slices = slices
+        self.dims = placing.view.dims
 
     def begin(self, fields: Fields, person: Prepared, seen: Seen, corner: Corner) -> Tensor:
-        """(5, X, Y, k + 1) for a window that is one slice thicker than the slab."""
-        shape = person.tissue.shape
-        height = corner[2] + self.slices // 2
-        plane = torch.full((self.CHANNELS, *shape[:2]), -1.0)
-        if height + 1 < shape[2]:
-            plane[2:4] = torch.from_numpy(fields.between(seen, height)) / _REACH
-            plane[4] = 1.0
-        window = self.placing.cut_plane(person, plane, corner, -1.0)
-        for axis in range(2):
-            size = window.shape[axis + 1]
-            places = torch.arange(size) * (2 / size) - 1
-            window[axis] = places[:, None] if axis == 0 else places
-        return window[..., None].repeat(1, 1, 1, self.slices + 1)
+        """(5, X, Y, k + 1) for a window that is one slice thicker than the slab; (6, *patch)."""
+        if self.dims == 2:
+            plane = self._plane(fields, person, seen, corner, corner[2] + self.slices // 2)
+            known = plane[..., None].repeat(1, 1, 1, self.slices + 1)
+        else:
+            below = range(corner[2] - 1, corner[2] - 1 + self.placing.size)
+            planes = [self._plane(fields, person, seen, corner, height) for height in below]
+            known = torch.stack(planes, dim=-1)
+        places = known.new_empty(self.dims, *known.shape[1:])
+        for axis, place in enumerate(places):
+            size = place.shape[axis]
+            along = torch.arange(size) * (2 / size) - 1
+            place[:] = along.reshape([-1 if other == axis else 1 for other in range(3)])
+        return torch.cat([places, known])
 
     def end(self, path: Tensor, tissue: Tensor) -> tuple[Tensor, Tensor]:
-        """The field (2, X, Y) and where it holds (1, X, Y), after augmentation.
+        """The field and where it holds, after augmentation; of a patch all fields.
 
         Args:
             path: what :meth:`begin` gave, moved.
-            tissue: (1, X, Y, k + 1), moved alike.
+            tissue: (1, X, Y, k + 1) or (1, *patch), moved alike.
+
+        Returns:
+            (2, X, Y) and (1, X, Y); (2, X, Y, Z - 1) and (1, X, Y, Z - 1) for patches.
         """
-        path = path[..., 0]
-        at = [path[axis] * (path.shape[axis + 1] / 2) for axis in range(2)]
-        (xx, xy), (yx, yy) = (torch.gradient(place) for place in at)
-        det = xx * yy - xy * yx
+        dims, centre = self.dims, self.slices // 2
+        if dims == 2:
+            path, tissue = path[..., 0], tissue[..., centre : centre + 2]
+        # rows are the axes of f, columns those of the window; a slab's heights stay as they are
+        window = path.shape[1:]
+        jacobian = torch.eye(3).reshape(3, 3, *[1] * dims).repeat(1, 1, *window)
+        for axis in range(dims):
+            place = path[axis] * (window[axis] / 2)
+            jacobian[axis, :dims] = torch.stack(torch.gradient(place))
+        direction = torch.cat([path[dims : dims + 2] * _REACH, -torch.ones(1, *window)])
+        along_x, along_y, along_z = jacobian.unbind(1)
+        # Cramer's rule; the length that the direction gets makes the determinant unnecessary
+        x, y, z = (
+            (direction * torch.linalg.cross(one, other, dim=0)).sum(0)
+            for one, other in ((along_y, along_z), (along_z, along_x), (along_x, along_y))
+        )
+        volume = (along_x * torch.linalg.cross(along_y, along_z, dim=0)).sum(0)
         # beside what was cut, a difference is taken across its edge
-        known = -functional.max_pool2d(-path[4:], 3, stride=1, padding=1) > 0.999
-        known &= det.abs() > 0.1
-        u, v = path[2:4] * _REACH
-        det = torch.where(known[0], det, 1.0)
-        field = torch.stack([yy * u - xy * v, xx * v - yx * u]) / det
-        centre = self.slices // 2
-        inside = known & (tissue[..., centre : centre + 2] > 0.5).all(-1)
-        return torch.where(known, field, 0.0), inside.float()
+        pool = functional.max_pool2d if dims == 2 else functional.max_pool3d
+        known = -pool(-path[-1:], 3, stride=1, padding=1) > 0.999
+        # nor is a direction followed that the slice below lies far along
+        known &= (volume.abs() > 0.1) & (-z / volume > 0.5)
+        field = torch.stack([x, y]) / torch.where(known[0], -z, 1.0)
+        field = torch.where(known, field, 0.0)
+        if dims == 2:
+            return field, (known & (tissue > 0.5).all(-1)).float()
+        both = (tissue[..., :-1] > 0.5) & (tissue[..., 1:] > 0.5)
+        return field[..., 1:], (known[..., 1:] & both).float()
+
+    def _plane(
+        self, fields: Fields, person: Prepared, seen: Seen, corner: Corner, height: int
+    ) -> Tensor:
+        """(3, X, Y): the field from a height to the next and a 1, all -1 where there is none."""
+        shape = person.tissue.shape
+        plane = torch.full((3, *shape[:2]), -1.0)
+        if 0 <= height < shape[2] - 1:
+            plane[:2] = torch.from_numpy(fields.between(seen, height)) / _REACH
+            plane[2] = 1.0
+        return self.placing.cut_plane(person, plane, corner, -1.0)
 
 
 def _unit(person: Prepared, moving: Contrast, heights: slice | None = None) -> Array:

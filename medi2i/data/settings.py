@@ -33,7 +33,8 @@ class Data:
         heights, implicit, allowed: of unpaired windows; see :class:`UnpairedWindows`.
         misalignment: of paired windows; see :class:`Misalignment`.
         gap: the largest distance between neighbouring slices, in mm, over which guidance follows
-            motion; scans with thicker slices are then refused.
+            motion; scans with thicker slices are then refused, for patches also where they would be
+            resampled to thinner ones.
         labels: of labelled windows, for a task with domains; see :class:`LabelledWindows`; or
             "twins", see :class:`TwinWindows`.
     """
@@ -68,7 +69,7 @@ class Data:
             complete: of paired windows; see :class:`PairedWindows`.
 
         Raises:
-            UsageError: patches, or labelled windows, whose motion nobody follows.
+            UsageError: labelled windows, whose motion nobody follows.
             ConfigError: settings of unpaired windows for a system that learns from pairs, or of
                 labelled windows for a task without domains.
             CohortError: the cohort has not what is needed.

@@ -153,17 +153,12 @@ class Windows(Dataset[Sample], ABC):
             method, gap: see :class:`Fields`. Motion is sought in a side's first contrast.
 
         Raises:
-            UsageError: these are windows of 3-D patches, or draw no neighbours.
+            UsageError: these windows draw no neighbours.
         """
         if not self.draws_neighbours:
             raise UsageError(
                 f"{type(self).__name__} draw no neighbouring slices, which may be of another "
                 "domain; train without guidance"
-            )
-        if self.view.dims != 2:
-            raise UsageError(
-                "patches hold their neighbouring slices; guidance by motion between slices is for "
-                "dims 2, but dims is 3"
             )
         self.fields = Fields(self.decode, method, gap)
 
@@ -199,7 +194,7 @@ class Windows(Dataset[Sample], ABC):
     def cut(
         self, person: Prepared, wanted: Sequence[Contrast], corner: Corner, seen: Seen
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Images and tissue of a window, one slice thicker where neighbours are followed.
+        """Images and tissue of a window; a slab is one slice thicker where motion is followed.
 
         Returns:
             Both as :meth:`Placing.cut` has them; and the field's channels, or None.
@@ -224,9 +219,12 @@ class Windows(Dataset[Sample], ABC):
             return *augmentation(source, target, tissue, seed=seed), None
         both = torch.cat([target, carried])
         source, both, tissue = augmentation(source, both, tissue, seed=seed)
-        field, inside = self.carrier.end(both[len(target) :], tissue)
+        target, carried = both[: len(target)], both[len(target) :]
+        field, inside = self.carrier.end(carried, tissue)
+        if self.view.dims == 3:
+            return source, target, tissue, Neighbour(None, field, inside)
         neighbour = Neighbour(self.channels(source[..., 1:]), field, inside)
-        return source[..., :-1], both[: len(target), ..., :-1], tissue[..., :-1], neighbour
+        return source[..., :-1], target[..., :-1], tissue[..., :-1], neighbour
 
     def weights(self, tissue: Tensor) -> Tensor:
         """How much each voxel counts, from a mask of tissue."""
@@ -319,8 +317,9 @@ def _neighbours(each: list[Neighbour | None]) -> Neighbour | None:
     there = [neighbour for neighbour in each if neighbour is not None]
     if not there:
         return None
+    slabs = [n.slab for n in there if n.slab is not None]
     return Neighbour(
-        slab=torch.stack([n.slab for n in there]),
+        slab=torch.stack(slabs) if slabs else None,
         field=torch.stack([n.field for n in there]),
         inside=torch.stack([n.inside for n in there]),
     )

@@ -196,7 +196,7 @@ class CycleGAN(Translator):
         """
         if self.judged == 1:
             return image
-        if neighbour is None:
+        if neighbour is None or neighbour.slab is None:
             raise UsageError(
                 "two slices are judged at once, but this batch brings no neighbours: call `follow` "
                 "on the windows"

@@ -340,13 +340,16 @@ def test_two_slices_are_judged_at_once(slices: int, monkeypatch: pytest.MonkeyPa
     batch = with_neighbours(slices)
     assert batch.neighbour is not None
     assert batch.target_neighbour is not None
+    next_a, next_b = batch.neighbour.slab, batch.target_neighbour.slab
     assert batch.target_slab is not None
+    assert next_a is not None
+    assert next_b is not None
     list(system.play(batch))
     with torch.no_grad():
-        drawn_b = [system.translate(s) for s in (batch.source, batch.neighbour.slab)]
-        drawn_a = [system.way_back(s) for s in (batch.target_slab, batch.target_neighbour.slab)]
-    real_a = [system.centre(s) for s in (batch.source, batch.neighbour.slab)]
-    real_b = [system.centre(s) for s in (batch.target_slab, batch.target_neighbour.slab)]
+        drawn_b = [system.translate(s) for s in (batch.source, next_a)]
+        drawn_a = [system.way_back(s) for s in (batch.target_slab, next_b)]
+    real_a = [system.centre(s) for s in (batch.source, next_a)]
+    real_b = [system.centre(s) for s in (batch.target_slab, next_b)]
     for name, drawn, real in (("judge_a", drawn_a, real_a), ("judge_b", drawn_b, real_b)):
         deceived, judged_real, judged_fake = shown[name]
         torch.testing.assert_close(deceived, torch.cat(drawn, 1))
