@@ -488,11 +488,15 @@ def test_a_guided_run_goes_on_where_it_stopped(write: Write, study: Path, tmp_pa
     assert weights[0] == weights[1] != weights[2]
 
 
-def test_guidance_is_refused_where_nothing_can_be_guided(
-    write: Write, study: Path, tmp_path: Path
-) -> None:
-    solid = write(guidance={}, view={"dims": 3, "patch": 16})
-    with pytest.raises(UsageError, match="leave `guidance` out"):
-        run_experiment(read_config(solid), [study], tmp_path / "run", device="cpu")
+def test_a_run_of_patches_is_guided(write: Write, study: Path, tmp_path: Path) -> None:
+    solid = write(guidance={"ramp": 0.0}, view={"dims": 3, "patch": 16})
+    run_experiment(read_config(solid), [study], tmp_path / "run", device="cpu")
+    with (tmp_path / "run" / "log.csv").open() as stream:
+        logged = [row["value"] for row in csv.DictReader(stream) if "guidance" in row["name"]]
+    assert logged
+    assert all(float(value) > 0 for value in logged)
+
+
+def test_a_setting_of_guidance_that_there_is_not(write: Write) -> None:
     with pytest.raises(ConfigError, match="strength"):
         read_config(write(guidance={"strength": 1.0}))

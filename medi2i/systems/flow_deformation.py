@@ -20,19 +20,19 @@ What is ours:
   that the step between them has to be realistic too (`pairs`).
 - Guided images are drawn without dequantisation noise, which no motion could explain.
 
-Slices and slabs alone: patches hold their neighbours.
+Patches hold the neighbours of their slices: what is said here of a slice and the next holds for
+each of theirs, in the plane. The learned network and the judges of pairs see them one by one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from medi2i.batch import Batch, Neighbour
+from medi2i.batch import Batch
 from medi2i.errors import UsageError
 from medi2i.losses import contest, deceive
 from medi2i.losses.adversarial import Game
@@ -43,7 +43,7 @@ from medi2i.networks.pix2pix import PatchDiscriminator
 from medi2i.networks.registration import RegistrationNetwork
 from medi2i.systems.alignflow import AlignFlow
 from medi2i.systems.base import Paper, Turn, frozen
-from medi2i.systems.guidance import Drawn, drawn, held_together, ramped
+from medi2i.systems.guidance import Drawn, Steps, drawn, each_step, held_together, ramped
 
 __all__ = ["FlowDeformation"]
 
@@ -67,8 +67,8 @@ class FlowDeformation(AlignFlow):
     The rest: see :class:`Translator`; as many `outputs` as `inputs`.
 
     Raises:
-        UsageError: dims is 3, a negative weight or ramp, an unknown registration, and as
-            :class:`AlignFlow`.
+        UsageError: a negative weight or ramp, an unknown registration, pairs without a game, and
+            as :class:`AlignFlow`.
     """
 
     paper = Paper("after Bui et al. 2020, arXiv:2012.01777 (our reconstruction)")
@@ -123,11 +123,6 @@ class FlowDeformation(AlignFlow):
             pool=pool,
             game=game,
         )
-        if dims != 2:
-            raise UsageError(
-                "flow_deformation guides slices by their neighbours, but dims is 3: patches hold "
-                "theirs; take alignflow"
-            )
         if not guidance >= 0 or ramp < 0 or not smoothness >= 0:
             raise UsageError(
                 f"guidance is {guidance:g}, ramp {ramp} and smoothness {smoothness:g}; none below "
@@ -174,17 +169,17 @@ class FlowDeformation(AlignFlow):
         for turn in super().play(batch):
             losses = dict(turn.losses)
             if turn.player == "flows" and (weight or self.pairs):
-                both = drawn(self, self.moved(batch))
+                both = [p._replace(steps=self.moved(p.steps)) for p in drawn(self, batch)]
                 if weight:
-                    held = held_together(self, both, confident=self.confidence)
+                    held = held_together(both, confident=self.confidence)
                     losses |= {name: weight * loss for name, loss in held.items()}
             if self.pairs:
-                losses |= self.pair_losses(turn.player, both, batch)
+                losses |= self.pair_losses(turn.player, both)
             yield Turn(turn.player, **losses)
         if self.learned:
             yield Turn("registration", **self.registration_losses(batch))
 
-    def pair_losses(self, player: str, both: list[Drawn], batch: Batch) -> dict[str, Tensor]:
+    def pair_losses(self, player: str, both: list[Drawn]) -> dict[str, Tensor]:
         """The game over slices with their next ones; `both` ways as the flows drew them.
 
         Raises:
@@ -194,8 +189,8 @@ class FlowDeformation(AlignFlow):
             raise UsageError("pairs are judged on both sides, and this batch brings one neighbour")
         losses: dict[str, Tensor] = {}
         sides = (("b", self.judge_pair_b), ("a", self.judge_pair_a))
-        real = [torch.cat([r, further], 1) for _, r, further in self.real_pairs(batch)][::-1]
-        for (side, judge), pair, true in zip(sides, both, real, strict=True):
+        of_a, of_b = (torch.cat([p.steps.real, p.steps.further], dim=1) for p in both)
+        for (side, judge), pair, true in zip(sides, both, (of_b, of_a), strict=True):
             fake = torch.cat([pair.first, pair.second], dim=1)
             if player == "flows":
                 with frozen(judge):
@@ -206,17 +201,12 @@ class FlowDeformation(AlignFlow):
                 )
         return losses
 
-    def moved(self, batch: Batch) -> Batch:
-        """The batch with the motion that was learned, as a constant; as it is where none is."""
+    def moved(self, steps: Steps) -> Steps:
+        """The steps with the motion that was learned, as a constant; as they are where none is."""
         if not self.learned:
-            return batch
+            return steps
         with torch.no_grad():
-            here, there = (
-                neighbour
-                and replace(neighbour, field=self.registration(real, further).displacement)
-                for neighbour, real, further in self.real_pairs(batch)
-            )
-        return replace(batch, neighbour=here, target_neighbour=there)
+            return steps._replace(field=self.registration(steps.real, steps.further).displacement)
 
     def registration_losses(self, batch: Batch) -> dict[str, Tensor]:
         """What is missed between real slices, and rough motion; over both sides.
@@ -225,11 +215,16 @@ class FlowDeformation(AlignFlow):
             UsageError: the batch brings no neighbours.
         """
         unlike, rough = [], []
-        for neighbour, real, further in self.real_pairs(batch):
+        slab = batch.target if batch.target_slab is None else batch.target_slab
+        for real, neighbour in (
+            (batch.source, batch.neighbour),
+            (slab, batch.target_neighbour),
+        ):
             if neighbour is not None:
-                motion = self.registration(real, further)
-                bent = warp(real, motion.displacement)
-                unlike.append(local_decorrelation(bent, further, neighbour.inside))
+                steps = each_step(self, real, neighbour)
+                motion = self.registration(steps.real, steps.further)
+                bent = warp(steps.real, motion.displacement)
+                unlike.append(local_decorrelation(bent, steps.further, steps.inside))
                 rough.append(self.smoothness * roughness(motion.velocity))
         if not unlike:
             raise UsageError(
@@ -237,12 +232,3 @@ class FlowDeformation(AlignFlow):
                 "`follow` on the windows"
             )
         return {"unlike": torch.stack(unlike).mean(), "rough": torch.stack(rough).mean()}
-
-    def real_pairs(self, batch: Batch) -> Iterator[tuple[Neighbour | None, Tensor, Tensor]]:
-        """Of either side the neighbour, this slice and the next."""
-        sides = (
-            (batch.neighbour, self.centre(batch.source)),
-            (batch.target_neighbour, batch.target),
-        )
-        for neighbour, real in sides:
-            yield neighbour, real, real if neighbour is None else self.centre(neighbour.slab)

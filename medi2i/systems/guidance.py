@@ -1,9 +1,11 @@
-"""Deformation guidance: a term that any system may take that translates slices one by one.
+"""Deformation guidance: a term that any system may take, so that slices fit together.
 
 The anatomy moves from a slice to the next, and batches bring that motion (`Batch.neighbour`). The
 two slices are translated, and the first, moved, has to look like the second, and the second, moved
-back, like the first (`losses.guidance`). A system that knows a way back is guided on both ways. The
-term joins the turns of the players whose networks translate; the systems know nothing of it.
+back, like the first (`losses.guidance`). A 3-D patch is translated once and holds the neighbours of
+all its slices but the last; each such pair counts like a pair of slices. A system that knows a way
+back is guided on both ways. The term joins the turns of the players whose networks translate; the
+systems know nothing of it.
 """
 
 from __future__ import annotations
@@ -18,15 +20,17 @@ from torch import Tensor
 from medi2i.batch import Batch, Neighbour
 from medi2i.errors import ConfigError, UsageError
 from medi2i.losses.guidance import deformation_guidance, trust
-from medi2i.networks.deformation import invert, warp
+from medi2i.networks.deformation import invert, leads_inside, warp
 from medi2i.systems.base import Translator, Turn
 
 __all__ = [
     "Drawn",
     "Guidance",
     "Guide",
+    "Steps",
     "agreement",
     "drawn",
+    "each_step",
     "held_together",
     "ramped",
     "translating",
@@ -65,22 +69,17 @@ class Guide:
     """Plays a system's rounds with guidance added.
 
     Args:
-        system: translates slices.
+        system: translates slices or patches.
         guidance: how strongly.
         rounds: of the whole run.
 
     Raises:
-        UsageError: the system sees patches, has guidance of its own, or lets no gradient reach its
-            networks when it translates.
+        UsageError: the system has guidance of its own, or lets no gradient reach its networks when
+            it translates.
     """
 
     def __init__(self, system: Translator, guidance: Guidance, rounds: int) -> None:
         name = type(system).__name__
-        if system.dims != 2:
-            raise UsageError(
-                f"guidance holds slices together that are translated one by one, but this {name} "
-                "sees patches (dims 3), which do not need it: leave `guidance` out"
-            )
         if system.motion:
             raise UsageError(f"{name} has guidance among its arguments: set it there")
         self.system = system
@@ -105,25 +104,52 @@ class Guide:
                 yield turn
                 continue
             pairs = drawn(self.system, batch)
-            losses = held_together(self.system, pairs, confident=self.guidance.confidence)
+            losses = held_together(pairs, confident=self.guidance.confidence)
             yield Turn(turn.player, **turn.losses, **{n: weight * v for n, v in losses.items()})
 
 
+class Steps(NamedTuple):
+    """Real slices, the next ones, and the motion between; N of them.
+
+    N is the batch; of patches, the batch times all slices of a patch but one.
+
+    Attributes:
+        real, further: (N, C, X, Y): each slice, and the next one up.
+        field: (N, 2, X, Y): of :class:`Neighbour`.
+        inside: (N, 1, X, Y): likewise.
+    """
+
+    real: Tensor
+    further: Tensor
+    field: Tensor
+    inside: Tensor
+
+
 class Drawn(NamedTuple):
-    """Two neighbouring slices, translated together.
+    """Neighbouring slices, translated together.
 
     Attributes:
         way: "" from source to target, "_back" the other way.
-        first, second: (B, C, X, Y): translated.
-        real: (B, C, X, Y): what `first` was made of.
-        neighbour: what `second` was made of, and the motion between.
+        first, second: (N, C, X, Y): what became of the real slices, and of the next ones.
+        steps: the real ones.
     """
 
     way: str
     first: Tensor
     second: Tensor
-    real: Tensor
-    neighbour: Neighbour
+    steps: Steps
+
+
+def each_step(system: Translator, slab: Tensor, neighbour: Neighbour) -> Steps:
+    """The centre slices of slabs and their neighbours; or all of patches.
+
+    Args:
+        slab: (B, C * k, X, Y), or (B, C, X, Y, Z): whose neighbour it is.
+    """
+    if neighbour.slab is not None:
+        further = system.centre(neighbour.slab)
+        return Steps(system.centre(slab), further, neighbour.field, neighbour.inside)
+    return Steps(*_consecutive(slab), _each(neighbour.field), _each(neighbour.inside))
 
 
 def drawn(system: Translator, batch: Batch) -> list[Drawn]:
@@ -138,9 +164,9 @@ def drawn(system: Translator, batch: Batch) -> list[Drawn]:
             "the windows"
         )
     asked = batch.target_contrast
-    target = None if asked is None else torch.cat([asked, asked])
 
     def there(slabs: Tensor) -> Tensor:
+        target = None if asked is None else asked.repeat(len(slabs) // len(asked))
         return system.translate(slabs, target=target)
 
     ways: list[tuple[str, Callable[[Tensor], Tensor], Tensor, Neighbour]] = [
@@ -152,43 +178,41 @@ def drawn(system: Translator, batch: Batch) -> list[Drawn]:
         ways.append(("_back", back, slab, batch.target_neighbour))
     pairs = []
     for way, translate, slab, neighbour in ways:
-        first, second = translate(torch.cat([slab, neighbour.slab])).chunk(2)
-        pairs.append(Drawn(way, first, second, system.centre(slab), neighbour))
+        if neighbour.slab is None:
+            first, second = _consecutive(translate(slab))
+        else:
+            first, second = translate(torch.cat([slab, neighbour.slab])).chunk(2)
+        pairs.append(Drawn(way, first, second, each_step(system, slab, neighbour)))
     return pairs
 
 
-def held_together(
-    system: Translator, pairs: Sequence[Drawn], *, confident: bool
-) -> dict[str, Tensor]:
+def held_together(pairs: Sequence[Drawn], *, confident: bool) -> dict[str, Tensor]:
     """`guidance` of the way there, and `guidance_back`: see :func:`agreement`."""
-    return {
-        f"guidance{pair.way}": agreement(
-            pair, system.centre(pair.neighbour.slab), confident=confident
-        )
-        for pair in pairs
-    }
+    return {f"guidance{pair.way}": agreement(pair, confident=confident) for pair in pairs}
 
 
-def agreement(pair: Drawn, next_real: Tensor, *, confident: bool) -> Tensor:
-    """How far two translated neighbours are from each other, there and back averaged.
+def agreement(pair: Drawn, *, confident: bool) -> Tensor:
+    """How far translated neighbours are from each other, there and back averaged.
+
+    What would come from beyond the window does not count.
 
     Args:
-        next_real: (B, C, X, Y): what the second was made of.
+        pair: the neighbours.
         confident: weigh by :func:`medi2i.losses.guidance.trust`, else by what is inside.
     """
-    _, first, second, real, neighbour = pair
-    forth = neighbour.field.detach()
+    _, first, second, (real, further, field, inside) = pair
+    forth = field.detach()
     back = invert(forth)
     losses = []
-    for field, moving, fixed, real_moving, real_fixed in (
-        (forth, first, second, real, next_real),
-        (back, second, first, next_real, real),
+    for motion, moving, fixed, real_moving, real_fixed in (
+        (forth, first, second, real, further),
+        (back, second, first, further, real),
     ):
-        weight = neighbour.inside
+        weight = inside * leads_inside(motion)
         if confident:
-            weight = trust(warp(real_moving, field), real_fixed, weight)
+            weight = trust(warp(real_moving, motion), real_fixed, weight)
         # positions want float32, and so does what is drawn there
-        bent = warp(moving.to(torch.promote_types(moving.dtype, torch.float32)), field)
+        bent = warp(moving.to(torch.promote_types(moving.dtype, torch.float32)), motion)
         losses.append(deformation_guidance(bent, fixed, weight))
     return torch.stack(losses).mean()
 
@@ -201,7 +225,7 @@ def ramped(weight: float, rounds: int, ramp: int) -> float:
 def translating(system: Translator) -> tuple[str, ...]:
     """The players whose networks `translate` goes through; random numbers stay as they are."""
     device = system.rounds.device
-    source = torch.zeros(1, system.channels, 32, 32, device=device)
+    source = torch.zeros(1, system.channels, *[32] * system.dims, device=device)
     target = torch.zeros(1, dtype=torch.long, device=device) if system.conditions else None
     was_training = system.training
     system.eval()
@@ -218,3 +242,13 @@ def translating(system: Translator) -> tuple[str, ...]:
     slopes = iter(torch.autograd.grad(image.sum(), every, allow_unused=True))
     reached = {player: [next(slopes) is not None for _ in own] for player, own in owned.items()}
     return tuple(player for player, each in reached.items() if any(each))
+
+
+def _each(patch: Tensor) -> Tensor:
+    """(B, C, X, Y, Z) -> (B * Z, C, X, Y): every slice for itself."""
+    return patch.movedim(-1, 1).flatten(0, 1)
+
+
+def _consecutive(patch: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, C, X, Y, Z) -> twice (B * (Z - 1), C, X, Y): all slices but the last, and the next."""
+    return _each(patch[..., :-1]), _each(patch[..., 1:])

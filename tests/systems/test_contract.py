@@ -224,13 +224,13 @@ SMALL = {
         "flow_deformation",
         {"levels": 2, "steps": 1, "width": 4, "patch": 1, "patch_features": 4, "pool": 3}
         | {"ramp": 1, "registration": "learned"},
-        ["2-D", "2-D many to many"],
+        ["2-D", "2-D many to many", "3-D"],
     ),
     "flow_deformation, pairs": Small(
         "flow_deformation",
         {"levels": 2, "steps": 1, "width": 4, "patch": 1, "patch_features": 4, "pool": 3}
         | {"ramp": 0, "pairs": True},
-        ["2-D many to many"],
+        ["2-D many to many", "3-D"],
     ),
     "flow_disentangle": Small(
         "flow_disentangle", {"levels": 2, "steps": 1, "width": 4, "features": 4}
@@ -351,10 +351,11 @@ def batch_for(setup: Setup, number: int = 0, size: int = 2) -> Batch:
     def image(count: int) -> Tensor:
         return 2 * torch.rand(size, count, *setup.shape, generator=random) - 1
 
-    def neighbour() -> Neighbour | None:
-        if setup.view.dims != 2:
-            return None
-        return Neighbour(image(channels), 2 * image(2), (image(1) > -0.5).float())
+    def neighbour() -> Neighbour:
+        if setup.view.dims == 2:
+            return Neighbour(image(channels), 2 * image(2), (image(1) > -0.5).float())
+        # a patch has a field for all its slices but the last
+        return Neighbour(None, 2 * image(2)[..., 1:], (image(1)[..., 1:] > -0.5).float())
 
     demand = setup.task.conditions
     subjects = tuple(f"sub-{index}" for index in range(size))

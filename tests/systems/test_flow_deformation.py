@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from medi2i.batch import Neighbour, Pairing
+from medi2i.batch import Batch, Neighbour, Pairing
 from medi2i.errors import UsageError
 from medi2i.networks.deformation import warp
 from medi2i.systems.alignflow import AlignFlow
 from medi2i.systems.flow_deformation import FlowDeformation
-from medi2i.systems.guidance import Guidance, Guide
+from medi2i.systems.guidance import Guidance, Guide, each_step
 from tests.systems.test_alignflow import TINY, blobs, disturb, largest
 from tests.systems.test_guidance import batch_of, same
 
@@ -27,7 +27,7 @@ def learn(system: AlignFlow, rounds: int = 2) -> dict[str, Tensor]:
     torch.manual_seed(5)
     system.train()
     for number in range(rounds):
-        for turn in system.play(batch_of(system.slices, number)):
+        for turn in system.play(batch_of(system.slices, number, system.dims)):
             optimisers[turn.player].zero_grad()
             turn.objective.backward(inputs=system.parameters_of(turn.player))
             optimisers[turn.player].step()
@@ -35,15 +35,17 @@ def learn(system: AlignFlow, rounds: int = 2) -> dict[str, Tensor]:
     return system.state_dict()
 
 
-def test_without_guidance_it_is_alignflow_to_the_last_bit() -> None:
+@pytest.mark.parametrize("dims", [2, 3])
+def test_without_guidance_it_is_alignflow_to_the_last_bit(dims: int) -> None:
     torch.manual_seed(0)
-    plain = AlignFlow(**TINY)
+    plain = AlignFlow(**(TINY | {"dims": dims}))
     expected = learn(plain)
-    without = small(guidance=0.0, registration="learned")
+    without = small(dims=dims, guidance=0.0, registration="learned")
     assert without.motion == ""
     assert same(expected, learn(without))
-    assert not same(expected, learn(small()))
-    assert same(learn(small(ramp=10), rounds=1), learn(small(guidance=0.0), rounds=1))
+    assert not same(expected, learn(small(dims=dims)))
+    unguided = learn(small(dims=dims, guidance=0.0), rounds=1)
+    assert same(learn(small(dims=dims, ramp=10), rounds=1), unguided)
 
 
 def test_the_way_back_is_exact_whatever_the_weights_are() -> None:
@@ -91,6 +93,27 @@ def test_guidance_is_of_both_ways_and_has_its_weight() -> None:
     assert "guidance_back" not in turn.losses
 
 
+@pytest.mark.parametrize("registration", ["demons", "learned"])
+def test_patches_are_guided_slice_by_slice(registration: Any) -> None:
+    system = small(dims=3, registration=registration, pairs=True).train()
+    judged: list[tuple[int, ...]] = []
+    system.judge_pair_b.register_forward_hook(lambda _, x, __: judged.append(tuple(x[0].shape)))
+    turns = {turn.player: turn for turn in system.play(batch_of(dims=3))}
+    assert set(turns) == set(system.players)
+    assert {"guidance", "guidance_back", "gan_pair_a", "gan_b"} <= set(turns["flows"].losses)
+    assert judged == [(14, 2, 16, 16)] * 3, "seven pairs of eight slices, of two patches"
+    if registration == "learned":
+        field = system.moved(each_step(system, *sides(batch_of(dims=3)))).field
+        assert field.shape == (14, 2, 16, 16)
+        assert not field.requires_grad
+
+
+def sides(batch: Batch) -> tuple[Tensor, Neighbour]:
+    """The source and its neighbour."""
+    assert batch.neighbour is not None
+    return batch.source, batch.neighbour
+
+
 def test_pairs_are_judged_by_discriminators_of_their_own() -> None:
     system = small(pairs=True, guidance=0.0, slices=3).train()
     assert system.motion == "still"
@@ -125,8 +148,7 @@ def test_registration_learns_from_real_slices() -> None:
         optimiser.step()
         found.append(float(losses["unlike"].detach()))
     assert found[-1] < 0.6 * found[0]
-    moved = system.moved(batch).neighbour
-    assert moved is not None
+    moved = system.moved(each_step(system, image, neighbour))
     assert not moved.field.requires_grad
     assert float((moved.field - shift)[..., 6:-6, 6:-6].abs().mean()) < 0.6
 
@@ -134,8 +156,6 @@ def test_registration_learns_from_real_slices() -> None:
 def test_what_it_is_and_what_is_refused() -> None:
     assert FlowDeformation.pairing is Pairing.UNPAIRED
     assert "reconstruction" in FlowDeformation.paper
-    with pytest.raises(UsageError, match="dims is 3"):
-        small(dims=3)
     with pytest.raises(UsageError, match="registration is"):
         small(registration="magic")
     with pytest.raises(UsageError, match="none below"):
