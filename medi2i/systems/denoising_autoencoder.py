@@ -18,7 +18,8 @@ What differs from the authors' code, and why:
   in their mean, and nothing would have to be learned about tissue.
 - Added: learning from twins (`data.labels: twins`). The image to come back is then the same head
   without its lesions, and what is to be taken away are lesions beside the noise.
-- Added: a head that leaves an image exactly as it is until it has learned what to change.
+- Added: a head that leaves an image exactly as it is until it has learned what to change, and
+  where it would change next to nothing.
 """
 
 from __future__ import annotations
@@ -52,12 +53,14 @@ class DenoisingAutoencoder(Translator):
         grain: voxels between two draws.
         head: "image", the paper's; "exact": the image plus a change, which begins at zero.
         error: "squared", the paper's, or "absolute", which leaves more as it was.
+        still: with head "exact", which change is none in new scans, as a share of an image's
+            range; others get smaller by as much. Training does without: it would never begin.
         fold, refine: space folded into channels at the door (see `networks.unet.UNet`).
 
     The rest: see :class:`Translator`; as many `outputs` as `inputs`, one domain.
 
     Raises:
-        UsageError: `inputs` and `outputs` differ, several conditions, or negative noise.
+        UsageError: `inputs` and `outputs` differ, several conditions, negative noise or stillness.
     """
 
     paper = Paper("Kascenas et al. 2022, PMLR 172:653-664")
@@ -78,6 +81,7 @@ class DenoisingAutoencoder(Translator):
         grain: int = 8,
         head: Literal["image", "exact"] = "image",
         error: Literal["squared", "absolute"] = "squared",
+        still: float = 0.0,
         fold: int = 1,
         refine: int = 0,
     ) -> None:
@@ -88,6 +92,11 @@ class DenoisingAutoencoder(Translator):
         if not noise >= 0 or grain < 1:
             raise UsageError(
                 f"noise is {noise:g} and grain {grain}; at least 0 and at least 1 were expected"
+            )
+        if not still >= 0 or (still and head != "exact"):
+            raise UsageError(
+                f'still is {still:g} with head "{head}"; at least 0 was expected, and more than 0 '
+                'only with head "exact", which gives a change'
             )
         self.network = UNet(
             dims=dims,
@@ -101,6 +110,7 @@ class DenoisingAutoencoder(Translator):
         self.noise = noise
         self.grain = grain
         self.exact = head == "exact"
+        self.still = 2 * still  # of values that span 2
         self.error = {"absolute": absolute_error, "squared": squared_error}[error]
         if self.exact:
             self.network.rescale(torch.zeros(outputs), torch.zeros(outputs))
@@ -117,8 +127,12 @@ class DenoisingAutoencoder(Translator):
         """The image without what is strange in it; nothing is added to the source."""
         del target  # there is one domain
         padded, crop = pad_to_multiple(source, self.network.multiple)
-        clean: Tensor = self.network(padded)[crop]
-        return self.centre(source) + clean if self.exact else clean
+        found: Tensor = self.network(padded)[crop]
+        if not self.exact:
+            return found
+        if self.still and not self.training:
+            found = found - found.clamp(-self.still, self.still)
+        return self.centre(source) + found
 
 
 def coarse_noise(like: Tensor, *, grain: int, std: float) -> Tensor:

@@ -135,6 +135,22 @@ def test_the_exact_head_changes_nothing_before_it_has_learned(slices: int) -> No
     assert torch.equal(system.translate(image), image[:, slices // 2 :][:, :1])
 
 
+def test_next_to_nothing_is_nothing_in_new_scans_alone() -> None:
+    system, plain = (fixture(head="exact", still=still) for still in (0.01, 0.0))
+    torch.nn.init.normal_(system.network.head.weight, std=0.01)
+    plain.load_state_dict(system.state_dict())
+    image = torch.rand(2, 1, 24, 20)
+    with torch.no_grad():
+        learned = plain.translate(image) - image
+        assert torch.equal(system.translate(image), plain.translate(image)), "while it learns"
+        found = system.eval().translate(image) - image
+    small = learned.abs() <= 0.02  # of a range of 2
+    assert small.any()
+    assert not small.all()
+    assert torch.equal(found[small], torch.zeros(int(small.sum())))
+    torch.testing.assert_close(found[~small], (learned - 0.02 * learned.sign())[~small])
+
+
 def test_with_twins_the_target_is_what_comes_back() -> None:
     ill, healthy = torch.rand(2, 1, 16, 16), torch.rand(2, 1, 16, 16)
     for error, wanted in (
@@ -174,3 +190,7 @@ def test_what_it_refuses() -> None:
         fixture(inputs=2)
     with pytest.raises(UsageError, match="noise is -1 and"):
         fixture(noise=-1.0)
+    with pytest.raises(UsageError, match=r'still is 0\.1 with head "image"'):
+        fixture(still=0.1)
+    with pytest.raises(UsageError, match="still is -1 "):
+        fixture(head="exact", still=-1.0)
