@@ -96,13 +96,13 @@ class Prepared:
         self._reference = reference = self._original.canonical()
         with self.timed("normalise"):
             self.scaling: dict[str, Scaling] = {}
-            normalised = np.empty((len(sources), *reference.shape), np.float32)
+            normalised = torch.empty((len(sources), *reference.shape))
             for place, contrast in enumerate(sources):
                 volume = reference if place == 0 else scans[contrast].resampled_onto(reference)
                 fitted = fit(model.normaliser, volume.voxels, name=volume.name)
                 self.scaling[str(contrast)] = fitted
-                normalised[place] = fitted.apply(volume.voxels)
-            tensor = torch.from_numpy(normalised).to(where)
+                normalised[place] = torch.from_numpy(fitted.apply(volume.voxels))
+            tensor = normalised.to(where)
             robust = model.normaliser == "robust"
             self._air = blank_air(tensor) if robust else None
             self._magnitude = robust and reference.voxels.min() >= 0
