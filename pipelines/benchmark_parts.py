@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medi2i.batch import Batch
-    from medi2i.training.trainer import Plan
+    from medi2i.training.plan import Plan
 
 Turn = dict[str, dict[str, float]]
 SIDE = 128
@@ -50,7 +50,7 @@ def train(repeats: int) -> Iterator[Turn]:
 
     from medi2i.batch import Batch
     from medi2i.systems import SYSTEMS
-    from medi2i.training.trainer import Plan
+    from medi2i.training.plan import Plan
 
     source, target = torch.rand((2, 1, 1, SIDE, SIDE)) * 2 - 1
     batch = Batch(source, target, target_slab=target)

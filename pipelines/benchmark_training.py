@@ -98,7 +98,8 @@ def train(chosen: argparse.Namespace) -> None:
     from medi2i.errors import Medi2iError
     from medi2i.experiment import Config, Data, run_experiment
     from medi2i.task import Task, View
-    from medi2i.training.trainer import Plan, Progress
+    from medi2i.training.log import Progress
+    from medi2i.training.plan import Plan
 
     config = Config(
         system="unet",

@@ -41,7 +41,8 @@ from medi2i.systems import SYSTEMS
 from medi2i.systems.guidance import Guidance
 from medi2i.task import Task
 from medi2i.training.budget import Meter
-from medi2i.training.trainer import Optimiser, Progress
+from medi2i.training.log import Progress
+from medi2i.training.plan import Optimiser
 from medi2i.volume import save_volume
 
 HERE = Path(__file__).resolve().parent

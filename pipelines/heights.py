@@ -32,7 +32,7 @@ from medi2i.experiment import Config, Data, Validation, run_experiment
 from medi2i.files import write_whole
 from medi2i.systems import SYSTEMS
 from medi2i.task import Task, View
-from medi2i.training.trainer import Optimiser, Plan
+from medi2i.training.plan import Optimiser, Plan
 
 TASK = Task((Contrast.T1W,), (Contrast.T2W,))
 HEIGHTS = ("matching", "random")

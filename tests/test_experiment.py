@@ -17,7 +17,8 @@ from medi2i.experiment import Config, read_config, run_experiment
 from medi2i.inference.translate import translate
 from medi2i.model import build_system, read_model
 from medi2i.task import Task, View
-from medi2i.training.trainer import Optimiser, Progress
+from medi2i.training.log import Progress
+from medi2i.training.plan import Optimiser
 
 T1W, T2W, FLAIR = Contrast.T1W, Contrast.T2W, Contrast.FLAIR
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))

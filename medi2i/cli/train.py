@@ -19,7 +19,7 @@ from medi2i.cli.console import (
 )
 
 if TYPE_CHECKING:
-    from medi2i.training.trainer import Progress
+    from medi2i.training.log import Progress
 
 __all__ = ["train"]
 

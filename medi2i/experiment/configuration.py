@@ -17,7 +17,7 @@ from medi2i.errors import ConfigError
 from medi2i.files import write_whole
 from medi2i.systems.guidance import Guidance
 from medi2i.task import Task, View
-from medi2i.training.trainer import Plan
+from medi2i.training.plan import Plan
 
 __all__ = ["Config", "Validation", "begun_alike", "read_config", "remember"]
 

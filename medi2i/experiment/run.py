@@ -22,7 +22,8 @@ from medi2i.systems import Translator
 from medi2i.systems.guidance import Guide
 from medi2i.training.checkpoint import begin_random
 from medi2i.training.distributed import joined
-from medi2i.training.trainer import Progress, Trainer
+from medi2i.training.log import Progress
+from medi2i.training.trainer import Trainer
 from medi2i.zoo import load_model
 
 __all__ = ["run_experiment"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from medi2i.training.trainer import Progress
+from medi2i.training.log import Progress
 
 __all__ = ["Meter", "peak_memory"]
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +13,6 @@ from torch import Tensor, nn
 from medi2i.batch import Batch
 from medi2i.config import unknown
 from medi2i.errors import ConfigError, TrainingError
-from medi2i.files import atomic_write
 from medi2i.systems.base import Translator, Turn
 from medi2i.training.checkpoint import (
     load_checkpoint,
@@ -26,9 +21,11 @@ from medi2i.training.checkpoint import (
     save_checkpoint,
 )
 from medi2i.training.distributed import Ranks
-from medi2i.training.schedule import ScheduleName, factor
+from medi2i.training.log import Clock, Log, Progress
+from medi2i.training.plan import Plan
+from medi2i.training.schedule import factor
 
-__all__ = ["Optimiser", "Plan", "Progress", "Trainer"]
+__all__ = ["Trainer"]
 
 CHECKPOINT = "checkpoint.pt"
 FLAT = 2.0**-24
@@ -36,101 +33,6 @@ FLAT = 2.0**-24
 
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 """By number of axes; a system of patches may have networks that look at their slices."""
-
-
-@dataclass(frozen=True)
-class Optimiser:
-    """How one player learns."""
-
-    name: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = 2e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    momentum: float = 0.99
-    weight_decay: float = 0.0
-
-    def build(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """The torch optimiser; fused where torch offers it."""
-        if self.name == "sgd":
-            return torch.optim.SGD(
-                parameters,
-                self.lr,
-                self.momentum,
-                weight_decay=self.weight_decay,
-                nesterov=self.momentum > 0,
-            )
-        kind = torch.optim.Adam if self.name == "adam" else torch.optim.AdamW
-        return kind(parameters, self.lr, self.betas, weight_decay=self.weight_decay, fused=True)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a run goes; nothing in it depends on the system.
-
-    Attributes:
-        rounds: how often `play` is driven through.
-        batch_size: windows per round and rank.
-        optimiser: of every player, unless `players` names another.
-        players: optimiser by player.
-        schedule, warmup: of the learning rates; `warmup` in rounds.
-        average: decay of the moving average of weights, which is what is validated and kept;
-            0 keeps the weights themselves.
-        clip: largest gradient norm of a turn; None for no limit.
-        precision: "bfloat16" and "float16" compute in that type where the device has it.
-        seed: of the weights, the windows and everything random.
-        channels_last: memory order of images; faster with most convolutions.
-        compile: let torch compile the networks (torch.compile): about a minute at the start.
-        log_every, validate_every, checkpoint_every: in rounds; 0 for never.
-        workers: processes that prepare windows beside the one that trains.
-    """
-
-    rounds: int = 10_000
-    batch_size: int = 8
-    optimiser: Optimiser = field(default_factory=Optimiser)
-    players: Mapping[str, Optimiser] = field(default_factory=dict)
-    schedule: ScheduleName = "linear"
-    warmup: int = 0
-    average: float = 0.999
-    clip: float | None = None
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    seed: int = 0
-    channels_last: bool = True
-    compile: bool = False
-    log_every: int = 50
-    validate_every: int = 1000
-    checkpoint_every: int = 500
-    workers: int = 1
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that no run can follow.
-
-        Raises:
-            ConfigError: the message names the number and what was expected.
-        """
-        smallest = dict.fromkeys(("rounds", "batch_size"), 1) | dict.fromkeys(
-            ("warmup", "log_every", "validate_every", "checkpoint_every", "workers"), 0
-        )
-        for name, least in smallest.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}; at least {least} was expected")
-        if not 0 <= self.average < 1:
-            raise ConfigError(f"average is {self.average:g}; 0 <= average < 1 was expected")
-        if self.clip is not None and not self.clip > 0:
-            raise ConfigError(f"clip is {self.clip:g}; more than 0, or none, was expected")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a watcher is told after a round."""
-
-    played: int
-    rounds: int
-    losses: Mapping[str, float]
-    """Means since the last row of the log; empty between rows."""
-    scores: Mapping[str, float]
-    """Of the last validation."""
-    rounds_per_second: float
-    waiting: float
-    """Share of the time spent waiting for windows."""
 
 
 Supply = Callable[[int], Iterator[Batch]]
@@ -228,9 +130,9 @@ class Trainer:
         plan, checkpoint = self.plan, self.folder / CHECKPOINT
         if checkpoint.is_file():
             self._resume(load_checkpoint(checkpoint), checkpoint)
-        log = _Log(self.folder, self.played) if self.ranks.leads else None
+        log = Log(self.folder, self.played) if self.ranks.leads else None
         batches = self.supply(self.played)
-        clock = _Clock()
+        clock = Clock()
         try:
             while self.played < plan.rounds:
                 with clock.waiting():
@@ -368,7 +270,7 @@ class Trainer:
                 p.data = own[name]
             self.system.train(was_training)
 
-    def _validate(self, log: _Log | None) -> None:
+    def _validate(self, log: Log | None) -> None:
         if self.ranks.leads and self.validate is not None:
             states = random_states()
             with self.averaged() as system, torch.no_grad():
@@ -429,67 +331,3 @@ class Trainer:
             raise TrainingError(
                 f'checkpoint "{path}" belongs to another system or configuration: {error}'
             ) from error
-
-
-class _Clock:
-    """Seconds, and the rounds that passed in them."""
-
-    def __init__(self) -> None:
-        self.began = time.perf_counter()
-        self.idle = 0.0
-        self.rounds = 0
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.idle += time.perf_counter() - began
-
-    @property
-    def speed(self) -> float:
-        return self.rounds / max(time.perf_counter() - self.began, 1e-9)
-
-    @property
-    def waited(self) -> float:
-        return self.idle / max(time.perf_counter() - self.began, 1e-9)
-
-
-class _Log:
-    """log.csv (one value a row: round, name, value) and TensorBoard, cut back to a round."""
-
-    def __init__(self, folder: Path, played: int) -> None:
-        path = folder / "log.csv"
-        rows: list[list[str]] = []
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8") as stream:
-                # a run that was killed may have written beyond its checkpoint, or half a row
-                rows = [
-                    row
-                    for row in csv.reader(stream)
-                    if len(row) == 3 and row[0].isdigit() and int(row[0]) <= played
-                ]
-
-        def write(stream: BinaryIO) -> None:
-            text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
-            csv.writer(text).writerows([["round", "name", "value"], *rows])
-            text.detach()
-
-        atomic_write(path, write)  # in one step: killed in between, the past would be lost
-        self.stream = path.open("a", newline="", encoding="utf-8")
-        self.writer = csv.writer(self.stream)
-        from torch.utils.tensorboard import SummaryWriter  # seconds to import
-
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=played + 1)
-
-    def write(self, played: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self.writer.writerow([played, name, repr(value)])
-            self.board.add_scalar(name, value, played)
-        self.stream.flush()
-
-    def scores(self, played: int, values: Mapping[str, float]) -> None:
-        self.write(played, {f"val/{name}": value for name, value in values.items()})
-
-    def close(self) -> None:
-        self.stream.close()
-        self.board.close()

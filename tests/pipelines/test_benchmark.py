@@ -14,7 +14,7 @@ from medi2i.contrasts import Contrast
 from medi2i.model import Model, build_system
 from medi2i.systems import SYSTEMS
 from medi2i.task import Task, View
-from medi2i.training.trainer import Optimiser, Plan
+from medi2i.training.plan import Optimiser, Plan
 from tests.pipelines.stories import story
 
 benchmark, ways, parts = map(story, ("benchmark", "benchmark_translate", "benchmark_parts"))

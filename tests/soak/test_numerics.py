@@ -19,7 +19,8 @@ from medi2i.model import build_system
 from medi2i.systems.base import Translator, Turn
 from medi2i.task import Task, View
 from medi2i.training.checkpoint import load_checkpoint
-from medi2i.training.trainer import Optimiser, Trainer
+from medi2i.training.plan import Optimiser
+from medi2i.training.trainer import Trainer
 from tests.cli.conftest import Call
 from tests.conftest import MakeStudy
 from tests.training.test_trainer import Scales, Steep, plan, supply_of

@@ -15,7 +15,8 @@ from medi2i.contrasts import Contrast
 from medi2i.model import Model, build_system, read_model, write_model
 from medi2i.systems import SYSTEMS, Translator
 from medi2i.task import Task, View
-from medi2i.training.trainer import Optimiser, Plan, Trainer
+from medi2i.training.plan import Optimiser, Plan
+from medi2i.training.trainer import Trainer
 
 T1W, T2W, FLAIR = Contrast.T1W, Contrast.T2W, Contrast.FLAIR
 SETUPS = {

@@ -33,7 +33,8 @@ from medi2i.systems.guidance import (
 )
 from medi2i.systems.pix2pix import Pix2pix
 from medi2i.systems.unet import UNetRegression
-from medi2i.training.trainer import Plan, Trainer
+from medi2i.training.plan import Plan
+from medi2i.training.trainer import Trainer
 from tests.data.test_motion import head
 from tests.losses.test_guidance import (
     FLOOR,

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from medi2i.batch import Batch, Pairing
 from medi2i.errors import ConfigError, TrainingError
 from medi2i.systems.base import Paper, Translator, Turn
-from medi2i.training.trainer import Optimiser, Plan, Progress, Trainer
+from medi2i.training.log import Progress
+from medi2i.training.plan import Optimiser, Plan
+from medi2i.training.trainer import Trainer
 
 SGD = Optimiser("sgd", lr=0.1, momentum=0.0)
 
