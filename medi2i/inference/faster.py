@@ -9,6 +9,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def converted(network: nn.Module, eager: Run, example: Tensor, what: str) -> Run
 
     What was converted once is kept in the cache folder. Arguments as for :func:`compiled`.
     """
-    core = _openvino().Core()
+    core = _core()
     threads = torch.get_num_threads()
     version, processor = _openvino().get_version(), core.get_property("CPU", "FULL_DEVICE_NAME")
     name = _digest("openvino", network, example, what, version, processor, threads)
@@ -115,6 +116,16 @@ def _openvino() -> Any:
     import openvino
 
     return openvino
+
+
+@cache
+def _core() -> Any:
+    """What compiles, one for the whole process and never given up.
+
+    Each lays a stack for signal handlers, and puts the one before it back when it goes. Where the one
+    before went first, the next signal, a Ctrl-C or the end of a child, would end the process.
+    """
+    return _openvino().Core()
 
 
 def _once(name: str, make: Callable[[], Any]) -> Any:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -159,6 +160,21 @@ def test_a_cache_that_cannot_be_written_is_none(
     (tmp_path / "file").touch()
     monkeypatch.setenv("MEDI2I_CACHE", str(tmp_path / "file" / "cache"))
     assert ran_by(OPENVINO, scan, tiny()).engine["Name"] == "openvino"
+
+
+@needs_openvino
+def test_signals_still_arrive_after_networks_are_given_up(
+    scan: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each core of OpenVINO lays a stack for signal handlers and puts the one before it back when it
+    goes. Given up in the order in which they were made, two left a stack that was gone, and Ctrl-C
+    ended the process on the spot."""
+    monkeypatch.setattr(faster, "HELD", 1)
+    for seed in range(2):
+        assert ran_by(OPENVINO, scan, tiny(seed=seed)).engine["Name"] == "openvino"
+    faster._held.clear()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 @needs_openvino
