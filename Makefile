@@ -12,9 +12,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-# One process per core, up to four (each loads torch), one thread in each.
+# One process per core, up to four (each loads torch), one thread in each: of torch, of numpy and of ITK,
+# whose threads wait for each other dozens of times per registration.
 CORES := $(shell $(PYTHON) -c "import os; print(min(4, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1))")
-THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1
 
 .PHONY: demo test lint soak audit bench clean
 .DEFAULT_GOAL := test
@@ -41,14 +42,8 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# In two parts, each with processes of its own: one that has run the whole of the first part, with all
-# the libraries which that loads, dies when it starts another program. Exit code 5: ARGS chose no test.
-PYTEST := $(THREADS) $(BIN)/python -m pytest -n $(CORES) --dist loadgroup --cov
-FIRST := anomaly cli data evaluation formats inference
-
 test: lint
-	$(PYTEST) --cov-report= $(FIRST:%=tests/%) $(ARGS) || [ $$? -eq 5 ]
-	$(PYTEST) --cov-append --cov-report=term $(FIRST:%=--ignore=tests/%) $(ARGS) || [ $$? -eq 5 ]
+	$(THREADS) $(BIN)/python -m pytest -n $(CORES) --dist loadgroup --cov --cov-report=term $(ARGS)
 
 soak: $(VENV)/.installed-test
 	$(THREADS) $(BIN)/python -m pytest -n $(CORES) --dist loadgroup --soak 20000 tests/soak $(ARGS)
