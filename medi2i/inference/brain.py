@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medi2i.metrics import bounding_box
+
 __all__ = ["grown", "tidy"]
 
 Mask = NDArray[np.bool_]
@@ -53,6 +55,15 @@ def grown(values: NDArray[np.float32], marked: Mask) -> Mask:
     tissue = (values > AIR + (DARK_BARE if bare else DARK) * span) & (values < high)
     if not bare:
         tissue &= _depth(head) > SKIN
+    # nothing further out can become brain, so nothing further out is looked at
+    box = bounding_box(marked, REACH + 1)
+    whole = np.zeros(marked.shape, bool)
+    whole[box] = _filled(marked[box], core[box], tissue[box])
+    return whole
+
+
+def _filled(marked: Mask, core: Mask, tissue: Mask) -> Mask:
+    """What of the tissue is reached from the core, and what is marked, in one piece."""
     near = tissue & (ndimage.distance_transform_edt(~marked) <= REACH)
     wide = ndimage.binary_erosion(near, _ball(GAP))
     pieces, _ = ndimage.label(wide)
