@@ -122,8 +122,8 @@ def _openvino() -> Any:
 def _core() -> Any:
     """What compiles, one for the whole process and never given up.
 
-    Each lays a stack for signal handlers, and puts the one before it back when it goes. Where the one
-    before went first, the next signal, a Ctrl-C or the end of a child, would end the process.
+    Each lays a stack for signal handlers, and puts the one before it back when it goes. Where the
+    one before went first, the next signal, a Ctrl-C or the end of a child, would end the process.
     """
     return _openvino().Core()
 

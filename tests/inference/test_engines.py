@@ -166,9 +166,9 @@ def test_a_cache_that_cannot_be_written_is_none(
 def test_signals_still_arrive_after_networks_are_given_up(
     scan: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each core of OpenVINO lays a stack for signal handlers and puts the one before it back when it
-    goes. Given up in the order in which they were made, two left a stack that was gone, and Ctrl-C
-    ended the process on the spot."""
+    """Each core of OpenVINO lays a stack for signal handlers and puts the one before it back when
+    it goes. Given up in the order in which they were made, two left a stack that was gone, and
+    Ctrl-C ended the process on the spot."""
     monkeypatch.setattr(faster, "HELD", 1)
     for seed in range(2):
         assert ran_by(OPENVINO, scan, tiny(seed=seed)).engine["Name"] == "openvino"
