@@ -196,22 +196,22 @@ def test_the_phantom(looked: tuple[dict[Contrast, Glance], Mask], contrast: Cont
 
 
 def test_another_grid_and_other_axes_show_the_same() -> None:
-    """Sagittal 1.2 mm against axial 0.8 x 0.8 x 5 mm of one head, and a window of intensities."""
-    fine = phantom(3, contrasts=["t1"], shape=(134, 160, 134), spacing=(1.2, 1.2, 1.2))
+    """Sagittal 1.5 mm against axial 1.1 x 1.1 x 5 mm of one head, and a window of intensities."""
+    fine = phantom(3, contrasts=["t1"], shape=(107, 128, 107), spacing=(1.5, 1.5, 1.5))
     volume = fine[Contrast.T1W]
     turned = np.asfortranarray(volume.voxels.transpose(1, 2, 0)[:, ::-1])
-    affine = volume.affine @ np.array([[0, 0, 1.0, 0], [1, 0, 0, 0], [0, -1, 0, 133], [0, 0, 0, 1]])
+    affine = volume.affine @ np.array([[0, 0, 1.0, 0], [1, 0, 0, 0], [0, -1, 0, 106], [0, 0, 0, 1]])
     sagittal = Volume.of(turned * 7 + 40, affine)
     one, other = glance(volume), glance(sagittal)
     np.testing.assert_array_equal(one.brain_mask.transpose(1, 2, 0)[:, ::-1], other.brain_mask)
     assert one.probabilities[Contrast.T1W] == pytest.approx(
         other.probabilities[Contrast.T1W], abs=1e-3
     )
-    thick = phantom(3, contrasts=["t1"], shape=(200, 240, 32), spacing=(0.8, 0.8, 5.0))
+    thick = phantom(3, contrasts=["t1"], shape=(146, 175, 32), spacing=(1.1, 1.1, 5.0))
     slices = glance(thick[Contrast.T1W])
     assert slices.contrast is Contrast.T1W
-    assert slices.brain_mask.shape == (200, 240, 32)
-    volumes = [s.brain_mask.sum() * v for s, v in ((one, 1.2**3), (slices, 0.8 * 0.8 * 5))]
+    assert slices.brain_mask.shape == (146, 175, 32)
+    volumes = [s.brain_mask.sum() * v for s, v in ((one, 1.5**3), (slices, 1.1 * 1.1 * 5))]
     assert volumes[0] == pytest.approx(volumes[1], rel=0.08)
 
 
