@@ -9,7 +9,9 @@ in the unit of the arrays, and is never guessed.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
@@ -114,13 +116,12 @@ def ssim_map(
             correlate1d(mean, taps, axis=axis, output=mean, mode=border)  # line by line: in place
         return mean
 
-    mean_x, mean_y = local_mean(x), local_mean(y)
+    with ThreadPoolExecutor(_threads()) as pool:  # SciPy lets others run meanwhile
+        mean_x, mean_y, covariance, variances = pool.map(local_mean, (x, y, x * y, x**2 + y**2))
     product, power = mean_x * mean_y, mean_x**2 + mean_y**2
     # In place from here on: new arrays of a whole head take as long as the sums.
-    covariance = local_mean(x * y)
     covariance -= product
-    variances = local_mean(x**2 + y**2)  # of both images, summed
-    variances -= power
+    variances -= power  # of both images, summed
     c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
     # Eq. 13 of the paper: (2 product + c1) (2 covariance + c2) / (power + c1) (variances + c2)
     for term, factor, constant in (
@@ -135,6 +136,14 @@ def ssim_map(
     power *= variances
     product /= power
     return product
+
+
+def _threads() -> int:
+    """As many as there are processors for this process, or as OMP_NUM_THREADS allows."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    if told.isdecimal() and int(told):
+        return int(told)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ssim(

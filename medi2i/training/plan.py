@@ -54,7 +54,8 @@ class Plan:
         clip: largest gradient norm of a turn; None for no limit.
         precision: "bfloat16" and "float16" compute in that type where the device has it.
         seed: of the weights, the windows and everything random.
-        channels_last: memory order of images; faster with most convolutions.
+        channels_last: memory order of images on a GPU, where most convolutions are faster with it;
+            processors train faster without.
         compile: let torch compile the networks (torch.compile): about a minute at the start.
         log_every, validate_every, checkpoint_every: in rounds; 0 for never.
         workers: processes that prepare windows beside the one that trains.

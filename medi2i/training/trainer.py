@@ -83,7 +83,7 @@ class Trainer:
                 raise ConfigError(unknown("player", player, system.players, where=where))
         self.device = torch.device(device)
         self.system = system.to(self.device)
-        if plan.channels_last:
+        if plan.channels_last and self.device.type == "cuda":
             for tensor in (*system.parameters(), *system.buffers()):
                 if tensor.dim() in LAYOUTS:
                     tensor.data = tensor.data.contiguous(memory_format=LAYOUTS[tensor.dim()])
