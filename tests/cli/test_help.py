@@ -82,8 +82,7 @@ def test_systems(call: Call) -> None:
     assert [row["name"] for row in rows] == list(SYSTEMS)
     for row in rows:
         assert row["pairing"] in ("paired", "unpaired")
-        slices_alone = row["name"] == "flow_deformation"  # what moves from slice to slice guides it
-        assert row["dims"] == ([2] if slices_alone else [2, 3])
+        assert row["dims"] == [2, 3]
         assert re.search(r"et al|&|^[A-Z]\w+ \d{4}", row["paper"]), "authors"
         assert re.search(r"arXiv:\d{4}\.\d{5}|\d+:\d+-\d+|\d+\(\d+\)", row["paper"]), (
             "where to find it"

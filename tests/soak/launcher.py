@@ -72,7 +72,7 @@ class Launcher:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",  # whatever a library has made of this process's locale
             env=environment,
         )
 
