@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medi2i.batch import Neighbour, Pairing
+from medi2i.batch import Batch, Neighbour, Pairing
 from medi2i.contrasts import Contrast
 from medi2i.data.augment import Augmentation
 from medi2i.data.cohort import Cohort
@@ -287,21 +287,29 @@ def test_no_pair_across_the_border_of_a_volume(cohort: Cohort) -> None:
         assert bool(neighbour.inside.any()) == (height + 1 < HEIGHTS)
 
 
+def without_and_with(make: Callable[[], Windows]) -> tuple[Batch, Batch]:
+    """A batch of windows, and the same with neighbours, which has to be equal in all else."""
+    plain, guided = make(), make()
+    guided.follow()
+    guided.prepare()
+    one, other = (next(batches(windows, 3)) for windows in (plain, guided))
+    for name in ("source", "target", "weight"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    assert one.neighbour is None
+    return one, other
+
+
 @pytest.mark.parametrize("make", [PairedWindows, UnpairedWindows])
 def test_following_changes_nothing_else(
     cohort: Cohort, make: Callable[..., Windows], tmp_path: Path
 ) -> None:
     flip = replace(Augmentation.none(), flip=0.5)
-    plain, guided = (
-        make(cohort, PAIR, View(slices=3), size=48, augmentation=flip, cache=tmp_path)
-        for _ in range(2)
+    one, other = without_and_with(
+        lambda: make(cohort, PAIR, View(slices=3), size=48, augmentation=flip, cache=tmp_path)
     )
-    guided.follow()
-    guided.prepare()
-    (one, other) = (next(batches(windows, 3)) for windows in (plain, guided))
-    for name in ("source", "target", "weight", "target_slab"):
-        assert torch.equal(getattr(one, name), getattr(other, name)), name
-    assert one.neighbour is None
+    assert one.target_slab is not None
+    assert other.target_slab is not None
+    assert torch.equal(one.target_slab, other.target_slab)
     assert one.target_neighbour is None
     assert other.neighbour is not None
     assert other.neighbour.field.shape == (3, 2, 48, 48)
@@ -319,16 +327,9 @@ def test_following_changes_nothing_else_of_patches(
     solid: Cohort, make: Callable[..., Windows], fields_kept: Path
 ) -> None:
     moves = replace(Augmentation.none(), flip=0.5, affine=0.5)
-    plain, guided = (
-        make(solid, PAIR, View(dims=3), size=16, augmentation=moves, cache=fields_kept)
-        for _ in range(2)
+    _, other = without_and_with(
+        lambda: make(solid, PAIR, View(dims=3), size=16, augmentation=moves, cache=fields_kept)
     )
-    guided.follow()
-    guided.prepare()
-    (one, other) = (next(batches(windows, 3)) for windows in (plain, guided))
-    for name in ("source", "target", "weight"):
-        assert torch.equal(getattr(one, name), getattr(other, name)), name
-    assert one.neighbour is None
     sides = [other.neighbour]
     if make is UnpairedWindows:
         sides.append(other.target_neighbour)

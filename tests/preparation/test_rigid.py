@@ -46,12 +46,12 @@ def pair() -> tuple[Volume, Volume]:
 def test_a_known_motion_is_found(
     pair: tuple[Volume, Volume], turns: tuple[float, ...], shifts: tuple[float, ...]
 ) -> None:
-    """Within a millimetre (a third of a voxel) everywhere in the brain."""
+    """Within three quarters of a millimetre (a quarter of a voxel) everywhere in the brain."""
     fixed, still = pair
     true = pose(turns, shifts)
     moving = still.resampled_onto(still, transform=true.GetInverse())
     found = register(fixed, moving)
-    assert farthest(found.transform, true) < 1.0
+    assert farthest(found.transform, true) < 0.75
     assert found.after > 1.5 * found.before
     assert found.turn == pytest.approx(math.hypot(*turns), abs=0.5)
 
